@@ -1,0 +1,91 @@
+"""What is known of a model before it is opened: manifest and ``model.yaml`` put together. Every default is here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kserve_wasm.backends.base import Device, GraphSource
+from kserve_wasm.tensors import TensorSpec
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one instance of a guest may take.
+
+    Attributes:
+        memory: bytes of linear memory.
+        table_elements: elements of its tables together.
+        handles: tensors, graphs and execution contexts alive at once.
+        tensor_bytes: bytes of host memory in tensors the guest made or received from graphs.
+        load_bytes: bytes given to WASI-NN ``load``; 0 refuses every such call.
+        log_bytes: bytes a request may write to the log.
+        timeout: seconds from a request's arrival to its answer.
+    """
+
+    memory: int = 256 * MIB
+    table_elements: int = 10_000
+    handles: int = 1024
+    tensor_bytes: int = 1024 * MIB
+    load_bytes: int = 0
+    log_bytes: int = 64 * 1024
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """How instances of a guest are made and how many run.
+
+    Attributes:
+        reuse: keep an instance for further requests. Off by default: what one request leaves in the guest's memory
+            would then meet the next.
+        workers: threads that run guests of this model; 0 takes the number of CPUs.
+        queue: requests that may wait for a worker; more are answered with 429.
+    """
+
+    reuse: bool = False
+    workers: int = 0
+    queue: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One version of one model, ready to be opened.
+
+    Attributes:
+        name: the model's own name; the server may serve it under another.
+        version: the version, "1" when the directory has no numbered versions.
+        module: the ``.wasm`` file.
+        code_length: the first bytes of ``module`` that are code: all the engine is given.
+        digest: ``sha256:…`` of those bytes.
+        abi: the guest ABI.
+        inputs: the inputs that a client sends; empty where the artefact does not say.
+        outputs: the outputs that a client gets; empty where the artefact does not say.
+        graphs: the graphs that WASI-NN ``load_by_name`` finds, by name.
+        device: where graphs run.
+        limits: caps on an instance.
+        instances: how instances are made.
+        parameters: key and text that every request of this model carries, below the client's own.
+        batching: the ``batching:`` section as it stands.
+        raw: the manifest and model.yaml merged, for ``inspect`` and the model's ``config`` route.
+    """
+
+    name: str
+    version: str
+    module: Path
+    code_length: int
+    digest: str
+    abi: Literal["tensor"] = "tensor"
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    graphs: tuple[GraphSource, ...] = ()
+    device: Device = "cpu"
+    limits: Limits = field(default_factory=Limits)
+    instances: Instances = field(default_factory=Instances)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    batching: Mapping[str, Any] = field(default_factory=dict)
+    raw: Mapping[str, Any] = field(default_factory=dict)
