@@ -1,0 +1,30 @@
+"""What every package's tests share: how hypothesis searches, and that kserve stays out of this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.abc import MetaPathFinder
+
+from hypothesis import HealthCheck, settings
+
+# Shared machines are slow at times: a deadline would test the machine. A failure prints the blob that repeats it.
+settings.register_profile(
+    "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+class KServeStaysInTheServer(MetaPathFinder):
+    """Refuse to import kserve here: it and ``tritonclient.grpc`` register the same protobuf symbols."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        """Raise for kserve, and leave every other module to the finders after this one."""
+        if name == "kserve":
+            raise AssertionError(
+                "a test imported kserve into the test process: start a server as a subprocess instead"
+            )
+
+
+sys.meta_path.insert(0, KServeStaysInTheServer())
