@@ -83,6 +83,15 @@ typedef struct kw_tensor_info {
 #define KW_IMPORT(name) __attribute__((import_module("kserve_wasm"), import_name(name))) extern
 #define KW_EXPORT(name) __attribute__((export_name(name)))
 
+/* A string literal as the two arguments, address and length, that names and messages are given by. */
+#define KW_STR(literal) (literal), (uint32_t)(sizeof(literal) - 1)
+/* Makes the calling function return the errno of `call`, unless that is KW_SUCCESS. */
+#define KW_TRY(call)                          \
+  do {                                        \
+    kw_errno kw_errno_ = (call);              \
+    if (kw_errno_ != KW_SUCCESS) return kw_errno_; \
+  } while (0)
+
 /* --- The request ------------------------------------------------------------------------------------------------ */
 
 /* The number of input tensors in this request. */
