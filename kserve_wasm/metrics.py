@@ -1,0 +1,271 @@
+"""The Prometheus metrics and the per-model statistics, each defined once.
+
+Names begin with ``kserve_wasm_``; KServe's own ``request_predict_seconds`` stays the SDK's and is fed through
+:class:`ModelMetrics`. Looking a labelled child up costs about a microsecond, so each model version
+holds its children in a :class:`ModelMetrics`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter as Multiset
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_COMPUTE = (0.00001, 0.00005, 0.0001, 0.00025, *_SECONDS)
+_LOAD = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+_MODEL = ("model", "version")
+
+REQUESTS = Counter("kserve_wasm_requests", "Requests answered", (*_MODEL, "protocol", "code"))
+REQUEST_SECONDS = Histogram(
+    "kserve_wasm_request_seconds",
+    "From a request's arrival to its answer",
+    (*_MODEL, "protocol"),
+    buckets=_SECONDS,
+)
+RECEIVED_BYTES = Counter("kserve_wasm_received_bytes", "Bytes of request bodies", (*_MODEL, "protocol"))
+SENT_BYTES = Counter("kserve_wasm_sent_bytes", "Bytes of answer bodies", (*_MODEL, "protocol"))
+QUEUE_SECONDS = Histogram(
+    "kserve_wasm_queue_seconds", "Time a request waited for a worker", _MODEL, buckets=_COMPUTE
+)
+COMPUTE_SECONDS = Histogram(
+    "kserve_wasm_compute_seconds", "Time of one run of a graph", (*_MODEL, "graph"), buckets=_COMPUTE
+)
+INSTANCES = Counter("kserve_wasm_instances_started", "Guest instances started", _MODEL)
+TRAPS = Counter(
+    "kserve_wasm_instances_trapped", "Guest instances that ended with a trap", (*_MODEL, "reason")
+)
+LOAD_SECONDS = Histogram(
+    "kserve_wasm_model_load_seconds", "Time to load a model, compilation included", _MODEL, buckets=_LOAD
+)
+COMPILE_SECONDS = Histogram(
+    "kserve_wasm_compile_seconds",
+    "Time to compile a module that the cache did not hold",
+    _MODEL,
+    buckets=_LOAD,
+)
+IN_FLIGHT = Gauge("kserve_wasm_requests_in_flight", "Requests accepted and not yet answered", _MODEL)
+QUEUE_DEPTH = Gauge("kserve_wasm_queue_depth", "Requests that wait for a worker", _MODEL)
+
+_ALL = (
+    REQUESTS,
+    REQUEST_SECONDS,
+    RECEIVED_BYTES,
+    SENT_BYTES,
+    QUEUE_SECONDS,
+    COMPUTE_SECONDS,
+    INSTANCES,
+    TRAPS,
+    LOAD_SECONDS,
+    COMPILE_SECONDS,
+    IN_FLIGHT,
+    QUEUE_DEPTH,
+)
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often something happened, and how many nanoseconds it took together."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int) -> None:
+        """Count one occurrence of ``ns`` nanoseconds."""
+        self.count += 1
+        self.ns += ns
+
+    def snapshot(self) -> dict[str, int]:
+        """Triton's ``duration_stat``."""
+        return {"count": self.count, "ns": self.ns}
+
+
+@dataclass(slots=True)
+class _Batch:
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+class Statistics:
+    """A model version's statistics with the meaning of Triton's statistics extension; thread-safe.
+
+    ``success`` and ``fail`` cover a request from arrival to answer, ``queue`` its wait for a worker,
+    ``compute_input`` the preparation of the sandbox and its inputs, ``compute_infer`` the guest,
+    ``compute_output`` the taking of its outputs.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last_inference_ms = 0
+        self._inference_count = 0
+        self._execution_count = 0
+        self._success = Duration()
+        self._fail = Duration()
+        self._queue = Duration()
+        self._compute = _Batch()
+        self._batches: dict[int, _Batch] = {}
+
+    def succeeded(
+        self,
+        total_ns: int,
+        queue_ns: int,
+        compute_input_ns: int,
+        compute_infer_ns: int,
+        compute_output_ns: int,
+        batch_size: int = 1,
+    ) -> None:
+        """Count a request that was answered: one inference, and one execution of ``batch_size``."""
+        compute = (compute_input_ns, compute_infer_ns, compute_output_ns)
+        with self._lock:
+            self._last_inference_ms = time.time_ns() // 1_000_000
+            self._inference_count += batch_size
+            self._execution_count += 1
+            self._success.add(total_ns)
+            self._queue.add(queue_ns)
+            batch = self._batches.get(batch_size)
+            if batch is None:
+                batch = self._batches[batch_size] = _Batch()
+            for entry in (self._compute, batch):
+                entry.compute_input.add(compute[0])
+                entry.compute_infer.add(compute[1])
+                entry.compute_output.add(compute[2])
+
+    def failed(self, total_ns: int) -> None:
+        """Count a request that ended with an error."""
+        with self._lock:
+            self._fail.add(total_ns)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Triton's JSON without name and version; ``last_inference`` is in ms since 1970."""
+        with self._lock:
+            return {
+                "last_inference": self._last_inference_ms,
+                "inference_count": self._inference_count,
+                "execution_count": self._execution_count,
+                "inference_stats": {
+                    "success": self._success.snapshot(),
+                    "fail": self._fail.snapshot(),
+                    "queue": self._queue.snapshot(),
+                    **_compute_snapshot(self._compute),
+                },
+                "batch_stats": [
+                    {"batch_size": size, **_compute_snapshot(batch)}
+                    for size, batch in sorted(self._batches.items())
+                ],
+            }
+
+
+def _compute_snapshot(batch: _Batch) -> dict[str, Any]:
+    return {
+        "compute_input": batch.compute_input.snapshot(),
+        "compute_infer": batch.compute_infer.snapshot(),
+        "compute_output": batch.compute_output.snapshot(),
+    }
+
+
+class ProtocolMetrics:
+    """What one model version counts for one protocol: ``v1``, ``v2-rest`` or ``v2-grpc``."""
+
+    __slots__ = ("_codes", "_labels", "_predict", "_received", "_seconds", "_sent")
+
+    def __init__(
+        self, model: str, version: str, protocol: str, predict: Callable[[float], None] | None
+    ) -> None:
+        self._labels = (model, version, protocol)
+        self._codes: dict[str, Counter] = {}
+        self._seconds = REQUEST_SECONDS.labels(*self._labels)
+        self._received = RECEIVED_BYTES.labels(*self._labels)
+        self._sent = SENT_BYTES.labels(*self._labels)
+        self._predict = predict
+
+    def finished(self, code: str, seconds: float, received: int, sent: int) -> None:
+        """Count an answered request.
+
+        Args:
+            code: the HTTP status ("200") or the name of the gRPC status ("OK").
+            seconds: from its arrival to its answer.
+            received: bytes of the request's body.
+            sent: bytes of the answer's body.
+        """
+        requests = self._codes.get(code)
+        if requests is None:
+            requests = self._codes[code] = REQUESTS.labels(*self._labels, code)
+        requests.inc()
+        self._seconds.observe(seconds)
+        self._received.inc(received)
+        self._sent.inc(sent)
+        if self._predict is not None:
+            self._predict(seconds)
+
+
+class ModelMetrics:
+    """What one model version counts; thread-safe.
+
+    Attributes:
+        v1, v2_rest, v2_grpc: requests by protocol.
+        statistics: the same facts as Triton's statistics extension tells them.
+        queued: takes the seconds that a request waited for a worker.
+        loaded: takes the seconds that loading took.
+        compiled: takes the seconds that compiling took.
+        instance_started: counts a guest instance.
+    """
+
+    _holders: ClassVar[Multiset[tuple[str, str]]] = Multiset()
+    _holders_lock = threading.Lock()
+
+    def __init__(self, model: str, version: str, predict: Callable[[float], None] | None = None) -> None:
+        """Make the metrics of one model version.
+
+        Args:
+            model: the name it is served under.
+            version: its version.
+            predict: takes the seconds of each request besides: KServe's ``request_predict_seconds``.
+        """
+        self._labels = (model, version)
+        with self._holders_lock:
+            self._holders[self._labels] += 1
+        self._removed = False
+        self.v1 = ProtocolMetrics(model, version, "v1", predict)
+        self.v2_rest = ProtocolMetrics(model, version, "v2-rest", predict)
+        self.v2_grpc = ProtocolMetrics(model, version, "v2-grpc", predict)
+        self.statistics = Statistics()
+        self.queued: Callable[[float], None] = QUEUE_SECONDS.labels(model, version).observe
+        self.loaded: Callable[[float], None] = LOAD_SECONDS.labels(model, version).observe
+        self.compiled: Callable[[float], None] = COMPILE_SECONDS.labels(model, version).observe
+        self.instance_started: Callable[[], None] = INSTANCES.labels(model, version).inc
+
+    def compute(self, graph: str) -> Callable[[float], None]:
+        """Return what takes the seconds of each run of ``graph``."""
+        return COMPUTE_SECONDS.labels(*self._labels, graph).observe
+
+    def instance_trapped(self, reason: str) -> None:
+        """Count an instance that trapped; ``reason`` is one of a few words, such as ``stack_overflow``."""
+        TRAPS.labels(*self._labels, reason).inc()
+
+    def watch(self, in_flight: Callable[[], float], queue_depth: Callable[[], float]) -> None:
+        """Name the functions that a scrape asks for the requests in flight and in the queue."""
+        IN_FLIGHT.labels(*self._labels).set_function(in_flight)
+        QUEUE_DEPTH.labels(*self._labels).set_function(queue_depth)
+
+    def remove(self) -> None:
+        """Take the series out of the exposition, unless a newer load of the version counts them."""
+        with self._holders_lock:
+            if self._removed:
+                return
+            self._removed = True
+            self._holders[self._labels] -= 1
+            if self._holders[self._labels]:
+                return
+            del self._holders[self._labels]
+            for metric in _ALL:
+                metric.remove_by_labels(dict(zip(_MODEL, self._labels, strict=True)))
+
+
+UNKNOWN_MODEL = ModelMetrics("", "")
+"""Counts requests for models that do not exist: a client's invented names must not become series."""
