@@ -8,7 +8,7 @@ from importlib.abc import MetaPathFinder
 
 from hypothesis import HealthCheck, settings
 
-# Shared machines are slow at times: a deadline would test the machine. A failure prints the blob that repeats it.
+# No deadline: on a shared machine it would test the machine. The printed blob repeats a failure.
 settings.register_profile(
     "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -19,12 +19,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 class KServeStaysInTheServer(MetaPathFinder):
     """Refuse to import kserve here: it and ``tritonclient.grpc`` register the same protobuf symbols."""
 
-    def find_spec(self, name: str, path: object, target: object = None) -> None:
+    def find_spec(self, name: str, _path: object, _target: object = None) -> None:
         """Raise for kserve, and leave every other module to the finders after this one."""
         if name == "kserve":
-            raise AssertionError(
-                "a test imported kserve into the test process: start a server as a subprocess instead"
-            )
+            raise AssertionError("a test imported kserve into its own process: start a server subprocess")
 
 
 sys.meta_path.insert(0, KServeStaysInTheServer())
