@@ -1,0 +1,292 @@
+"""The models that this server has: which exist on disk, which are loaded, and why one is not.
+
+Everything here runs on the event loop; only opening and closing a model happens in a thread, so that requests
+to other models are answered meanwhile. A load replaces what is served only once all of it succeeded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kserve
+
+from kserve_wasm.artifact.config import ModelConfig
+from kserve_wasm.errors import ModelLoadError, ModelNotFound, ModelNotReady, WasmServingError
+
+if TYPE_CHECKING:
+    from kserve_wasm.model import WasmModel
+
+logger = logging.getLogger(__name__)
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+READY = "READY"
+LOADING = "LOADING"
+UNAVAILABLE = "UNAVAILABLE"
+
+
+class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the SDK has no types
+    """The models of one directory.
+
+    Attributes:
+        draining: set while the server shuts down: it is not ready then, whatever its models are.
+        models: the default version of each served model by name, as the SDK expects it.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        open_model: Callable[[ModelConfig], WasmModel],
+        read_configs: Callable[[Path, str], Sequence[ModelConfig]],
+        single: str | None = None,
+    ) -> None:
+        """Make a repository; nothing is loaded yet.
+
+        Args:
+            directory: a model directory when ``single`` is given, else a directory of model directories.
+            open_model: makes a model that is ready to answer; called in a thread.
+            read_configs: reads the versions of a model directory, given it and the name to serve it under.
+            single: the name that the one model is served under.
+        """
+        super().__init__(str(directory))
+        self.draining = False
+        self._directory = directory
+        self._open_model = open_model
+        self._read_configs = read_configs
+        self._single = single
+        self._served: dict[str, dict[str, WasmModel]] = {}
+        self._reasons: dict[str, dict[str, str]] = {}
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._wanted: set[str] = {single} if single is not None else set()
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    @property
+    def single(self) -> str | None:
+        """The name of the one model, or None when the directory holds many."""
+        return self._single
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model that was asked for answers, and the server is not about to stop."""
+        return not self.draining and all(self.is_ready(name) for name in self._wanted)
+
+    def find(self, name: str, version: str | None = None) -> WasmModel:
+        """Find the model to answer a request with.
+
+        Args:
+            name: the model's name.
+            version: the version; None or "" takes the default, which is the highest.
+
+        Raises:
+            ModelNotFound: there is no such model, or no such version of it is served.
+            ModelNotReady: the model exists and is not loaded.
+        """
+        versions = self._served.get(name)
+        if versions is None:
+            raise self._absent(name)
+        model: WasmModel | None = versions.get(version) if version else self.models[name]
+        if model is None:
+            raise ModelNotFound(f"model '{name}' has no version '{version}'; served: {', '.join(versions)}")
+        if not model.ready:
+            raise ModelNotReady(f"model '{name}' is not ready")
+        return model
+
+    def versions(self, name: str) -> list[str]:
+        """List the served versions of a model, lowest first."""
+        return list(self._served.get(name, ()))
+
+    def is_ready(self, name: str, version: str | None = None) -> bool:
+        """Tell whether :meth:`find` would answer."""
+        try:
+            self.find(name, version)
+        except WasmServingError:
+            return False
+        return True
+
+    async def is_model_ready(self, name: str) -> bool:
+        """Answer as :meth:`is_ready`, in the SDK's spelling."""
+        return self.is_ready(name)
+
+    def served(self) -> list[WasmModel]:
+        """List every served version of every model, by name and then by version."""
+        return [model for name in sorted(self._served) for model in self._served[name].values()]
+
+    def index(self, ready_only: bool = False) -> list[dict[str, str]]:
+        """List ``name``, ``version``, ``state`` and ``reason`` of every version, as V2's repository index does.
+
+        A model of which no version is known yet, because it never loaded, has the version "".
+        """
+        rows: list[dict[str, str]] = []
+        for name in sorted({*self._names(), *self._served, *self._reasons}):
+            states = {
+                v: (READY if m.ready else UNAVAILABLE, "") for v, m in self._served.get(name, {}).items()
+            }
+            for version, reason in self._reasons.get(name, {}).items():
+                # A version that serves on although its reload failed is ready, and the index says what failed.
+                states[version] = (states.get(version, (UNAVAILABLE,))[0], reason)
+            if name in self._loading:
+                states = {v: s for v, s in states.items() if s[0] == READY} or {"": (LOADING, "")}
+            rows += [
+                {"name": name, "version": version, "state": state, "reason": reason}
+                for version, (state, reason) in (states or {"": (UNAVAILABLE, "unloaded")}).items()
+                if state == READY or not ready_only
+            ]
+        return rows
+
+    def update(self, model: WasmModel, name: str | None = None) -> None:
+        """Serve a model that was made elsewhere, as :meth:`kserve.ModelServer.register_model` does."""
+        self._serve(name or model.name, [model])
+
+    async def load_models(self) -> None:
+        """Load every model of the directory; what fails is logged and stands in the index."""
+        self._wanted.update(self._names())
+        for name in sorted(self._wanted):
+            # Their failures are logged and kept where they happen.
+            await asyncio.gather(self.load(name), return_exceptions=True)
+
+    async def load(self, name: str) -> None:
+        """Load a model, or load it again; a second caller for the same name joins the first.
+
+        Raises:
+            ModelNotFound: the directory holds no such model.
+            ModelLoadError: it cannot be served; the versions served before go on.
+        """
+        task = self._loading.get(name)
+        if task is None:
+            directory = self._directory_of(name)
+            task = self._loading[name] = asyncio.create_task(self._load(name, directory))
+            task.add_done_callback(lambda done: self._loaded(name, done))
+        # A caller that goes away must not cancel what others wait for.
+        await asyncio.shield(task)
+
+    def unload(self, name: str) -> Awaitable[None]:
+        """Stop serving a model at once; awaiting the result waits until its running requests have ended.
+
+        Raises:
+            ModelNotFound: there is no such model.
+        """
+        if name not in self._served and name not in self._loading:
+            self._directory_of(name)
+        self._loading.pop(name, None)
+        if name != self._single:
+            self._wanted.discard(name)
+        self._reasons.pop(name, None)
+        self.models.pop(name, None)
+        return self._stop(list(self._served.pop(name, {}).values()))
+
+    async def close(self) -> None:
+        """Stop every model and wait for it."""
+        for name in list(self._served):
+            self.unload(name)
+        await asyncio.gather(*self._stopping)
+
+    async def _load(self, name: str, directory: Path) -> None:
+        opened: list[WasmModel] = []
+        version = ""
+        try:
+            configs = select_versions(await asyncio.to_thread(self._read_configs, directory, name))
+            for config in configs:
+                version = config.version
+                opened.append(await asyncio.to_thread(self._open_model, config))
+            if self._loading.get(name) is not asyncio.current_task():
+                raise ModelNotReady(f"model '{name}' was unloaded while it loaded")
+        except Exception as error:
+            self._stop(opened)
+            if isinstance(error, WasmServingError):
+                logger.error("model %s did not load: %s", name, error)
+            else:
+                logger.exception("model %s did not load", name)
+                error = ModelLoadError(f"model '{name}' did not load; the server's log says why")
+            self._reasons[name] = {version: str(error)}
+            raise error from None
+        self._reasons.pop(name, None)
+        self._serve(name, opened)
+        logger.info("model %s serves version %s", name, ", ".join(model.version for model in opened))
+
+    def _loaded(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._loading.get(name) is task:
+            del self._loading[name]
+        if not task.cancelled():
+            task.exception()  # retrieved here, for the case that nobody waits any more
+
+    def _serve(self, name: str, models: list[WasmModel]) -> None:
+        """Serve ``models`` (lowest version first) as ``name``, and stop those served before."""
+        before = self._served.get(name, {})
+        self._served[name] = {model.version: model for model in models}
+        self.models[name] = models[-1]
+        self._stop(list(before.values()))
+
+    def _stop(self, models: list[WasmModel]) -> Awaitable[None]:
+        async def stop() -> None:
+            for model in models:
+                await asyncio.to_thread(model.stop)
+
+        task = asyncio.ensure_future(stop())
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+        return asyncio.shield(task)
+
+    def _names(self) -> list[str]:
+        """List the models that the directory holds."""
+        if self._single is not None:
+            return [self._single]
+        if not self._directory.is_dir():
+            return []
+        return sorted(
+            p.name for p in self._directory.iterdir() if _PLAIN_NAME.fullmatch(p.name) and p.is_dir()
+        )
+
+    def _directory_of(self, name: str) -> Path:
+        if name == self._single:
+            return self._directory
+        # The name comes from a client: only a plain one may become part of a path.
+        if self._single is None and _PLAIN_NAME.fullmatch(name) and (self._directory / name).is_dir():
+            return self._directory / name
+        raise ModelNotFound(f"there is no model '{name}'")
+
+    def _absent(self, name: str) -> WasmServingError:
+        if name in self._loading:
+            return ModelNotReady(f"model '{name}' is loading")
+        try:
+            self._directory_of(name)
+        except ModelNotFound as error:
+            return error
+        return ModelNotReady(f"model '{name}' is not loaded")
+
+
+def select_versions(configs: Sequence[ModelConfig]) -> list[ModelConfig]:
+    """Choose the versions to serve, lowest first, by the ``version_policy`` of ``model.yaml``.
+
+    It is ``all``, ``latest`` (the default: the highest), ``{latest: N}`` (the N highest) or
+    ``{specific: [1, 3]}``.
+
+    Raises:
+        ModelLoadError: there is no version, the policy is none of these, or it names an absent version.
+    """
+    ordered = sorted(configs, key=lambda config: int(config.version) if config.version.isdecimal() else -1)
+    if not ordered:
+        raise ModelLoadError("the model directory holds no version")
+    policy: Any = ordered[-1].raw.get("version_policy", "latest")
+    match policy:
+        case "all":
+            return ordered
+        case "latest":
+            return ordered[-1:]
+        case {"latest": int(count)} if len(policy) == 1 and count > 0:
+            return ordered[-count:]
+        case {"specific": [_, *_] as wanted} if len(policy) == 1:
+            chosen = {str(version) for version in wanted}
+            missing = chosen - {config.version for config in ordered}
+            if missing:
+                raise ModelLoadError(
+                    f"version_policy names version {', '.join(sorted(missing))}, which is not there"
+                )
+            return [config for config in ordered if config.version in chosen]
+    raise ModelLoadError(
+        f"version_policy must be all, latest, {{latest: N}} or {{specific: [1, 3]}}, got {policy!r}"
+    )
