@@ -1,4 +1,4 @@
-"""What is known of a model before it is opened: manifest and ``model.yaml`` put together. Every default is here, once."""
+"""What is known of a model before it is opened: manifest and ``model.yaml``, merged. All defaults are here, once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from kserve_wasm.backends.base import Device, GraphSource
 from kserve_wasm.tensors import TensorSpec
 
 MIB = 1 << 20
+
+NN_LOAD_BYTES = 64 * MIB
+"""What WASI-NN ``load`` takes where ``model.yaml`` allows it without a size (``nn: {allow_load: true}``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,8 @@ class Instances:
     """How instances of a guest are made and how many run.
 
     Attributes:
-        reuse: keep an instance for further requests. Off by default: what one request leaves in the guest's memory
-            would then meet the next.
+        reuse: keep an instance for further requests. Off by default: what one request leaves in the guest's
+            memory would then meet the next.
         workers: threads that run guests of this model; 0 takes the number of CPUs.
         queue: requests that may wait for a worker; more are answered with 429.
     """

@@ -1,0 +1,240 @@
+"""``model.yaml``: what an operator says of a model, over what its file says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from kserve_wasm.artifact.config import NN_LOAD_BYTES, Instances, Limits
+from kserve_wasm.artifact.manifest import place
+from kserve_wasm.artifact.schema import NAME, VERSION, Node, Where
+from kserve_wasm.backends.base import Device
+from kserve_wasm.errors import ModelLoadError
+from kserve_wasm.tensors import TensorSpec
+
+FILE_NAME = "model.yaml"
+MAX_BYTES = 1 << 20
+_WASM32 = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class GraphOverride:
+    """An entry of ``graphs:``; with ``path``, a graph in a file of its own."""
+
+    name: str
+    path: str | None = None
+    encoding: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What ``model.yaml`` says; None and empty where it is silent.
+
+    Attributes:
+        document: the file as plain data.
+        lines: the line, from 1, of every key and list item.
+    """
+
+    document: Mapping[str, Any] = field(default_factory=dict)
+    lines: Mapping[Where, int] = field(default_factory=dict)
+    module: str | None = None
+    name: str | None = None
+    version: str | None = None
+    inputs: tuple[TensorSpec, ...] | None = None
+    outputs: tuple[TensorSpec, ...] | None = None
+    graphs: tuple[GraphOverride, ...] = ()
+    device: Device | None = None
+    limits: Limits = field(default_factory=Limits)
+    instances: Instances = field(default_factory=Instances)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    batching: Mapping[str, Any] = field(default_factory=dict)
+
+    def fail(self, where: Where, message: str) -> NoReturn:
+        """Raises ModelLoadError that names the line and key."""
+        while where not in self.lines and where:
+            where = where[:-1]
+        line = f", line {self.lines[where]}" if where in self.lines else ""
+        raise ModelLoadError(f"{FILE_NAME}{line}{place(where)}: {message}")
+
+
+def read_model_yaml(path: Path) -> Overrides:
+    """Reads the ``model.yaml`` at ``path``.
+
+    Raises:
+        ModelLoadError: it is not YAML, or a key is unknown or a value is wrong; names the line.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ModelLoadError(f"cannot read {FILE_NAME}: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise ModelLoadError(f"{FILE_NAME} is larger than {MAX_BYTES} bytes")
+    return parse_model_yaml(data)
+
+
+def parse_model_yaml(data: bytes) -> Overrides:
+    """Reads the contents of a ``model.yaml``; raises as :func:`read_model_yaml` does."""
+    lines: dict[Where, int] = {}
+    try:
+        loader = yaml.SafeLoader(data)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return Overrides()
+            _index(node, (), lines, set())
+            # yaml.safe_load is these two steps; the lines are known only between them.
+            value = loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise ModelLoadError(f"{FILE_NAME}{line}: expected YAML: {problem}") from None
+    return _parse(Node(value, Overrides(lines=lines).fail), lines)
+
+
+def _index(node: yaml.Node, where: Where, lines: dict[Where, int], seen: set[int]) -> None:
+    """Notes the line of every key. Refuses doubled keys (the last would win) and aliases (they blow up)."""
+    line = node.start_mark.line + 1
+    lines.setdefault(where, line)
+    if id(node) in seen:
+        raise ModelLoadError(
+            f"{FILE_NAME}{place(where)}: anchors and aliases are not read here; write the value out"
+        )
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            _index(item, (*where, i), lines, seen)
+    elif isinstance(node, yaml.MappingNode):
+        for key, item in node.value:
+            inner = (*where, str(key.value))
+            if inner in lines:
+                raise ModelLoadError(
+                    f"{FILE_NAME}, line {key.start_mark.line + 1}{place(inner)}: the key is there twice"
+                )
+            lines[inner] = key.start_mark.line + 1
+            _index(item, inner, lines, seen)
+
+
+_KEYS = (
+    "module",
+    "name",
+    "version",
+    "inputs",
+    "outputs",
+    "graphs",
+    "device",
+    "limits",
+    "instances",
+    "parameters",
+    "batching",
+    "nn",
+)
+
+
+def _parse(node: Node, lines: Mapping[Where, int]) -> Overrides:
+    fields = node.mapping(_KEYS)
+    device: Device | None = None
+    if "device" in fields:
+        device = "gpu" if fields["device"].choice(("cpu", "gpu")) == "gpu" else "cpu"
+    load_bytes = _nn(fields["nn"]) if "nn" in fields else 0
+    return Overrides(
+        document=node.value,
+        lines=lines,
+        module=fields["module"].text() if "module" in fields else None,
+        name=fields["name"].text(NAME) if "name" in fields else None,
+        version=_version(fields["version"]) if "version" in fields else None,
+        inputs=fields["inputs"].tensor_specs() if "inputs" in fields else None,
+        outputs=fields["outputs"].tensor_specs() if "outputs" in fields else None,
+        graphs=_graphs(fields["graphs"]) if "graphs" in fields else (),
+        device=device,
+        limits=_limits(fields.get("limits"), load_bytes),
+        instances=_instances(fields["instances"]) if "instances" in fields else Instances(),
+        parameters=_parameters(fields["parameters"]) if "parameters" in fields else {},
+        batching=fields["batching"].free() if "batching" in fields else {},
+    )
+
+
+def _version(node: Node) -> str:
+    """``version: 3`` is an integer to YAML; 1.10 would be 1.1 and has to be quoted."""
+    if type(node.value) is int:
+        return str(node.integer(0))
+    if isinstance(node.value, float):
+        node.fail("expected text; put the version in quotes")
+    return node.text(VERSION)
+
+
+def _graphs(node: Node) -> tuple[GraphOverride, ...]:
+    graphs: dict[str, GraphOverride] = {}
+    for item in node.items():
+        fields = item.mapping(("name", "path", "encoding", "options"), required=("name",))
+        name = fields["name"].text()
+        if name in graphs:
+            fields["name"].fail(f"the graph '{name}' is listed twice")
+        graphs[name] = GraphOverride(
+            name=name,
+            path=fields["path"].text() if "path" in fields else None,
+            encoding=fields["encoding"].text(NAME) if "encoding" in fields else None,
+            options=fields["options"].free() if "options" in fields else {},
+        )
+    return tuple(graphs.values())
+
+
+def _limits(node: Node | None, load_bytes: int) -> Limits:
+    if node is None:
+        return Limits(load_bytes=load_bytes)
+    fields = node.mapping(("memory", "table_elements", "handles", "tensor_bytes", "log_bytes", "timeout"))
+    values: dict[str, Any] = {}
+    if "memory" in fields:
+        values["memory"] = fields["memory"].size(_WASM32)
+    for key in ("table_elements", "handles"):
+        if key in fields:
+            values[key] = fields[key].integer(0, _WASM32 - 1)
+    for key in ("tensor_bytes", "log_bytes"):
+        if key in fields:
+            values[key] = fields[key].size()
+    if "timeout" in fields:
+        values["timeout"] = fields["timeout"].seconds()
+    return Limits(load_bytes=load_bytes, **values)
+
+
+def _instances(node: Node) -> Instances:
+    fields = node.mapping(("reuse", "workers", "queue"))
+    values: dict[str, Any] = {}
+    if "reuse" in fields:
+        values["reuse"] = fields["reuse"].boolean()
+    if "workers" in fields:
+        values["workers"] = fields["workers"].integer(0, 1024)
+    if "queue" in fields:
+        values["queue"] = fields["queue"].integer(0, 2**31)
+    return Instances(**values)
+
+
+def _nn(node: Node) -> int:
+    """Bytes that WASI-NN ``load`` takes."""
+    fields = node.mapping(("allow_load", "max_load_bytes"))
+    size = fields["max_load_bytes"].size() if "max_load_bytes" in fields else NN_LOAD_BYTES
+    return size if "allow_load" in fields and fields["allow_load"].boolean() else 0
+
+
+def _parameters(node: Node) -> dict[str, str]:
+    """Parameters as guests read them, as text: numbers in decimal, booleans as in ``kserve_wasm.h``."""
+    found = {}
+    for key in node.free():
+        value = node.child(key)
+        if isinstance(value.value, bool):
+            found[key] = "true" if value.value else "false"
+        elif isinstance(value.value, (int, float)):
+            found[key] = str(value.value)
+        elif isinstance(value.value, str):
+            found[key] = value.value
+        else:
+            value.fail("expected text, a number, true or false")
+    return found

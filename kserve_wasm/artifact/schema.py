@@ -1,0 +1,164 @@
+"""Reading documents that people and tools write: values are checked where read; complaints say where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from typing import Any, NoReturn, TypeVar
+
+from kserve_wasm.tensors import DTYPES, TensorSpec
+
+T = TypeVar("T")
+Where = tuple["str | int", ...]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?) ?([KMGT]i|[kMGT])?B?")
+_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_KINDS = {
+    dict: "a mapping",
+    list: "a list",
+    str: "text",
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+}
+
+
+class Node:
+    """A value of a document and its place there.
+
+    Args:
+        value: what the parser made of it.
+        complain: raises the document's error for a place and a message.
+        where: the keys and indices that lead here.
+    """
+
+    def __init__(self, value: Any, complain: Callable[[Where, str], NoReturn], where: Where = ()) -> None:
+        self.value = value
+        self.where = where
+        self._complain = complain
+
+    def fail(self, message: str) -> NoReturn:
+        """Raises the document's error for this place."""
+        self._complain(self.where, message)
+
+    def child(self, key: str | int) -> Node:
+        """The value below ``key``, which must be there."""
+        return Node(self.value[key], self._complain, (*self.where, key))
+
+    def mapping(self, allowed: Collection[str], required: Collection[str] = ()) -> dict[str, Node]:
+        """The values by key; unknown and missing keys fail."""
+        value = self._expect(dict)
+        for key in value:
+            if key not in allowed:
+                self.fail(f"unknown key {_show(key)}; the keys here are {', '.join(allowed)}")
+        for key in required:
+            if key not in value:
+                self.fail(f"the key '{key}' is missing")
+        return {key: self.child(key) for key in value}
+
+    def items(self) -> list[Node]:
+        """The values of a list."""
+        return [self.child(i) for i in range(len(self._expect(list)))]
+
+    def free(self) -> dict[str, Any]:
+        """A mapping whose values are passed on as they stand; its keys are text."""
+        value: dict[str, Any] = self._expect(dict)
+        for key in value:
+            if not isinstance(key, str):
+                self.fail(f"expected text as key, got {_show(key)}")
+        return value
+
+    def text(self, pattern: re.Pattern[str] | None = None) -> str:
+        """Text that is not empty, holds no control characters, and matches ``pattern`` wholly."""
+        value: str = self._expect(str)
+        if not value:
+            self.fail("expected text, got an empty string")
+        if not value.isprintable():
+            self.fail(f"expected text without control characters, got {_show(value)}")
+        if pattern is not None and not pattern.fullmatch(value):
+            self.fail(f"expected letters, digits, '.', '_' and '-' only, got {_show(value)}")
+        return value
+
+    def choice(self, choices: Collection[str]) -> str:
+        """One of ``choices``."""
+        value: str = self._expect(str)
+        if value not in choices:
+            self.fail(f"expected one of {', '.join(choices)}; got {_show(value)}")
+        return value
+
+    def boolean(self) -> bool:
+        """True or false."""
+        return bool(self._expect(bool))
+
+    def integer(self, minimum: int, maximum: int = 2**63 - 1) -> int:
+        """An integer within these bounds."""
+        value: int = self._expect(int)
+        if not minimum <= value <= maximum:
+            self.fail(f"expected an integer from {minimum} to {maximum}, got {_show(value)}")
+        return value
+
+    def seconds(self) -> float:
+        """A duration above zero."""
+        value = self._expect(int) if isinstance(self.value, int) else self._expect(float)
+        if not 0 < value < 1e9:
+            self.fail(f"expected seconds above 0, got {_show(value)}")
+        return float(value)
+
+    def size(self, maximum: int = 2**63 - 1) -> int:
+        """A number of bytes: an integer, or text such as ``256Mi``."""
+        if isinstance(self.value, str):
+            found = _SIZE.fullmatch(self.value)
+            if found is None:
+                self.fail(f"expected a size such as 1048576, 64Ki, 256Mi or 1Gi; got {_show(self.value)}")
+            value = int(float(found[1]) * _UNITS.get(found[2], 1))
+        else:
+            value = self._expect(int)
+        if not 0 <= value <= maximum:
+            self.fail(f"expected a size from 0 to {maximum} bytes, got {_show(self.value)}")
+        return value
+
+    def tensor_specs(self) -> tuple[TensorSpec, ...]:
+        """A list of ``{name, datatype, shape}``; open dimensions are -1 or a symbol."""
+        specs: dict[str, TensorSpec] = {}
+        for item in self.items():
+            fields = item.mapping(_SPEC_KEYS, required=_SPEC_KEYS)
+            name = fields["name"].text()
+            if name in specs:
+                fields["name"].fail(f"{_show(name)} is listed twice")
+            dtype = DTYPES[fields["datatype"].choice(DTYPES)]
+            specs[name] = TensorSpec(name, dtype, tuple(d._dimension() for d in fields["shape"].items()))
+        return tuple(specs.values())
+
+    def _dimension(self) -> int | str | None:
+        if isinstance(self.value, str):
+            return self.text()
+        size = self.integer(minimum=-1)
+        return None if size == -1 else size
+
+    def _expect(self, kind: type[T]) -> T:
+        # bool is an int in Python, and never what a number is meant to be here.
+        if type(self.value) is not kind:
+            self.fail(f"expected {_KINDS[kind]}, got {_show(self.value)}")
+        return self.value
+
+
+_SPEC_KEYS = ("name", "datatype", "shape")
+
+
+def _show(value: object) -> str:
+    if isinstance(value, (dict, list)):
+        return _KINDS[type(value)]
+    if value is None:
+        return "nothing"
+    text = repr(value) if isinstance(value, (str, int, float, bool)) else f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def dump_specs(specs: Collection[TensorSpec]) -> list[dict[str, Any]]:
+    """What :meth:`Node.tensor_specs` reads."""
+    return [
+        {"name": s.name, "datatype": s.dtype.name, "shape": [-1 if d is None else d for d in s.shape]}
+        for s in specs
+    ]
