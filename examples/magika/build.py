@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +71,22 @@ def package() -> Path:
     folder = CACHE / version
     if folder.exists():
         return folder
-    installer = (sys.executable, "-m", "pip") if find_spec("pip") else ("uv", "pip")
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         target = Path(scratch, "package")
-        run(*installer, "install", "--no-deps", "--require-hashes", "--target", target, "-r", REQUIREMENT)
+        run(*installer(), "install", "--no-deps", "--require-hashes", "--target", target, "-r", REQUIREMENT)
         if not folder.exists():
             target.rename(folder)
     return folder
+
+
+def installer() -> tuple[str, ...]:
+    """Return pip as a command: this environment's, that of the Python beneath it, or uv's."""
+    for python in (sys.executable, str(Path(sys.base_prefix, "bin", "python3"))):
+        if subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
+            return python, "-m", "pip"
+    here = Path(sys.executable).with_name("uv")
+    return str(here) if here.exists() else "uv", "pip"
 
 
 def labels_header(source: Path) -> str:
