@@ -1,0 +1,322 @@
+"""A uvicorn protocol that answers ``POST …/infer`` itself, before ASGI; all else goes to the application.
+
+The SDK's request path costs ten times what a small model does. A request taken here is parsed by the same httptools
+parser as every other on the connection, waits its turn in the same pipeline, and counts as a cycle of that connection:
+:class:`_InferCycle` has the attributes that uvicorn reads of its own ``RequestResponseCycle``. So keep-alive, its
+timeout, graceful shutdown and the order of pipelined answers stay uvicorn's.
+
+Not taken here, and answered by the same code as an ordinary route: names that need percent-decoding, a query string,
+servers with ``limit_concurrency``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import numpy as np
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from kserve_wasm.errors import PayloadTooLarge
+from kserve_wasm.server.rest.answer import Answer
+from kserve_wasm.server.rest.codec import JSON_LENGTH
+from kserve_wasm.server.rest.context import RestContext
+from kserve_wasm.server.rest.errors import error_answer
+from kserve_wasm.server.rest.infer import Inference
+from kserve_wasm.tensors.tensor import BytesLike
+
+_INFER = re.compile(rb"/v2/models/([A-Za-z0-9._~-]+)(?:/versions/([A-Za-z0-9._~-]+))?/infer")
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_ALIGNMENT = 64
+"""Of the first binary tensor in a body of known length: a cache line, and what SIMD loads like best."""
+_SMALL_ANSWER = 64 * 1024
+"""Up to this size head and body are joined into one write."""
+_LINGER_SECONDS = 5.0
+
+
+def fast_protocol(context: RestContext) -> type[HttpToolsProtocol]:
+    """Make the protocol class to give to ``uvicorn.Config(http=…)``."""
+
+    class BoundFastHttpProtocol(FastHttpProtocol):
+        rest = context
+
+    return BoundFastHttpProtocol
+
+
+class FastHttpProtocol(HttpToolsProtocol):
+    """One connection. Make a class of it by :func:`fast_protocol`."""
+
+    rest: RestContext
+    cycle: Any  # uvicorn's or an _InferCycle, which has what uvicorn reads of its own
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._discarding = False
+        self._cycles: set[_InferCycle] = set()
+        self._held: _InferCycle | None = None
+
+    # What asyncio calls
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the network."""
+        if not self._discarding:
+            super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give up what runs for a client that went away."""
+        super().connection_lost(exc)
+        for cycle in self._cycles:
+            cycle.disconnect()
+        self._cycles.clear()
+        self.pipeline.clear()
+
+    def resume_writing(self) -> None:
+        """Go on answering: the client reads again."""
+        super().resume_writing()
+        held, self._held = self._held, None
+        if held is not None:
+            self._finished(held)
+
+    # What httptools calls
+
+    def on_message_begin(self) -> None:
+        """Begin a request; uvicorn's scope is made only for what goes to the application."""
+        # An answer given while its own chunk of data was still being parsed has armed the timer.
+        self._unset_keepalive_if_required()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        """Decide who answers the request."""
+        if self._discarding or self.transport.is_closing():
+            return
+        found = None
+        if self.limit_concurrency is None and self.parser.get_method() == b"POST":
+            found = _INFER.fullmatch(self.url)
+        if found is None or self.parser.should_upgrade():
+            url, headers, expect = self.url, self.headers, self.expect_100_continue
+            super().on_message_begin()
+            self.url, self.expect_100_continue = url, expect
+            self.headers.extend(headers)
+            super().on_headers_complete()
+            return
+        previous = self.cycle
+        cycle = _InferCycle(self, found[1].decode(), found[2].decode() if found[2] else None)
+        self.cycle = cycle
+        self._cycles.add(cycle)
+        if previous is None or previous.response_complete:
+            cycle.begin()
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the request's body."""
+        cycle = self.cycle
+        if isinstance(cycle, _InferCycle):
+            cycle.feed(body)
+        elif cycle is not None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request."""
+        cycle = self.cycle
+        if isinstance(cycle, _InferCycle):
+            cycle.complete()
+        elif cycle is not None:
+            super().on_message_complete()
+
+    # What cycles call
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if isinstance(cycle, _InferCycle):
+            # From the pipeline, when the answer before it is out. Not at once: a thousand small pipelined requests
+            # would nest as deeply.
+            self.loop.call_soon(cycle.begin)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def send(self, cycle: _InferCycle, answer: Answer) -> None:
+        """Write an answer and go on with the next request."""
+        self._cycles.discard(cycle)
+        if self.transport.is_closing():
+            cycle.response_complete = True
+            return
+        if answer.close:
+            cycle.keep_alive = False
+        head = [STATUS_LINE[answer.status]]
+        for name, value in self.server_state.default_headers:
+            head += (name, b": ", value, b"\r\n")
+        for name, value in answer.headers:
+            head += (name, b": ", value, b"\r\n")
+        size = answer.nbytes
+        head.append(b"content-length: %d\r\n" % size)
+        head.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        if self.access_log:
+            self._log_access(cycle, answer.status)
+        if size <= _SMALL_ANSWER:
+            self.transport.write(b"".join([*head, *answer.body]))
+        else:
+            self.transport.write(b"".join(head))
+            for part in answer.body:
+                self.transport.write(part)
+        if answer.close:
+            self._linger()
+        if cycle.keep_alive and self.flow.write_paused:
+            # A client that asks and does not read must not fill the memory with answers.
+            self._held = cycle
+            self.flow.pause_reading()
+        else:
+            self._finished(cycle)
+
+    def _finished(self, cycle: _InferCycle) -> None:
+        cycle.response_complete = True
+        if self._discarding:
+            self.server_state.total_requests += 1
+            return
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _log_access(self, cycle: _InferCycle, status: int) -> None:
+        """Write uvicorn's access line."""
+        client = "{}:{}".format(*self.client) if self.client else ""
+        self.access_logger.info(
+            '%s - "%s %s HTTP/%s" %d', client, "POST", cycle.path, cycle.http_version, status
+        )
+
+    def _linger(self) -> None:
+        """End the connection so that the client can still read the answer.
+
+        Closing a socket with unread bytes resets the connection, and a reset may overtake the answer (RFC 9112, section
+        9.6): say that nothing more comes, and drop what the client still sends, for a while.
+        """
+        self._discarding = True
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()
+
+
+class _InferCycle:
+    """One request of a connection and its answer."""
+
+    def __init__(self, protocol: FastHttpProtocol, name: str, version: str | None) -> None:
+        parser = protocol.parser
+        self.http_version = parser.get_http_version()
+        # uvicorn's rule: HTTP/1.0 connections end with the answer.
+        self.keep_alive = self.http_version != "1.0" and parser.should_keep_alive()
+        self.response_complete = False
+        self.disconnected = False
+        self.path = protocol.url.decode("ascii")
+        self.message_event = _NoEvent
+        self._protocol = protocol
+        self._name = name
+        self._version = version
+        self._headers = dict(protocol.headers)
+        self._expect = protocol.expect_100_continue
+        self._limit = protocol.rest.max_request_bytes
+        length = self._headers.get(b"content-length")
+        self._length = int(length) if length is not None else None
+        self._too_large = self._length is not None and self._length > self._limit
+        self._received = 0
+        self._body: BytesLike | None = None
+        self._chunks: list[bytes] = []
+        self._begun = False
+        self._complete = False
+        self._inference: Inference | None = None
+
+    def begin(self) -> None:
+        """Start, now that it is this request's turn to be answered."""
+        if self.disconnected or self._begun:
+            return
+        self._begun = True
+        if self._too_large:
+            self._refuse()
+        elif self._complete:
+            self._infer()
+        elif self._expect:
+            self._protocol.transport.write(_CONTINUE)
+
+    def feed(self, data: bytes) -> None:
+        """Take a part of the body."""
+        if self.response_complete or self._too_large:
+            return
+        received = self._received
+        self._received = received + len(data)
+        if self._received > self._limit:
+            self._too_large = True
+            self._chunks.clear()
+            if self._begun:
+                self._refuse()
+        elif self._length is None:
+            self._chunks.append(data)
+        elif len(data) == self._length:
+            self._body = data
+        else:
+            if self._body is None:
+                self._body = self._room(self._length)
+            self._body[received : self._received] = data  # type: ignore[index]  # writable, from _room
+
+    def complete(self) -> None:
+        """Take the end of the body."""
+        self._complete = True
+        if self._begun and not self._too_large:
+            self._infer()
+
+    def disconnect(self) -> None:
+        """Give up: the client went away."""
+        self.disconnected = True
+        if self._inference is not None:
+            self._inference.cancel()
+
+    def _infer(self) -> None:
+        body = self._body
+        if body is None:
+            body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            self._chunks.clear()
+        self._body = None
+        protocol = self._protocol
+        self._inference = Inference(protocol.rest, protocol.loop, self._headers, body, self._reply)
+        self._inference.start(self._name, self._version)
+
+    def _reply(self, answer: Answer) -> None:
+        self._inference = None
+        self._protocol.send(self, answer)
+
+    def _refuse(self) -> None:
+        error = PayloadTooLarge(f"the request is larger than this server's limit of {self._limit} bytes")
+        answer = error_answer(error)
+        answer.close = True
+        self._protocol.send(self, answer)
+
+    def _room(self, length: int) -> memoryview:
+        """Make room for a body, its first binary tensor aligned.
+
+        NumPy's memory is not touched before it is written, so a client that only announces a large body takes none.
+        """
+        text = self._headers.get(JSON_LENGTH, b"0")
+        split = int(text) if text.isdigit() and len(text) <= 18 else 0
+        room = np.empty(length + _ALIGNMENT, np.uint8)
+        start = -(room.ctypes.data + split) % _ALIGNMENT
+        return room[start : start + length].data
+
+
+class _NoEvent:
+    """Stands where uvicorn wakes a waiting ASGI application; nothing waits here."""
+
+    @staticmethod
+    def set() -> None:
+        """Do nothing."""
