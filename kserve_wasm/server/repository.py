@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import kserve
 
-from kserve_wasm.artifact.config import ModelConfig
+from kserve_wasm.artifact import ModelConfig, find_model_dirs
 from kserve_wasm.errors import ModelLoadError, ModelNotFound, ModelNotReady, WasmServingError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
         return [model for name in sorted(self._served) for model in self._served[name].values()]
 
     def index(self, ready_only: bool = False) -> list[dict[str, str]]:
-        """List ``name``, ``version``, ``state`` and ``reason`` of every version, as V2's repository index does.
+        """List name, version, state and reason of every version, as V2's repository index does.
 
         A model of which no version is known yet, because it never loaded, has the version "".
         """
@@ -127,7 +127,7 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
                 v: (READY if m.ready else UNAVAILABLE, "") for v, m in self._served.get(name, {}).items()
             }
             for version, reason in self._reasons.get(name, {}).items():
-                # A version that serves on although its reload failed is ready, and the index says what failed.
+                # A version that serves on although its reload failed is ready; the index says what failed.
                 states[version] = (states.get(version, (UNAVAILABLE,))[0], reason)
             if name in self._loading:
                 states = {v: s for v, s in states.items() if s[0] == READY} or {"": (LOADING, "")}
@@ -237,9 +237,7 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
             return [self._single]
         if not self._directory.is_dir():
             return []
-        return sorted(
-            p.name for p in self._directory.iterdir() if _PLAIN_NAME.fullmatch(p.name) and p.is_dir()
-        )
+        return [name for name in find_model_dirs(self._directory) if _PLAIN_NAME.fullmatch(name)]
 
     def _directory_of(self, name: str) -> Path:
         if name == self._single:

@@ -1,0 +1,90 @@
+"""``ModelInfer`` and ``ModelStreamInfer``: the way of a request over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from kserve_wasm.metrics import UNKNOWN_MODEL
+from kserve_wasm.protocol.checks import check_inputs, check_outputs
+from kserve_wasm.server.grpc import codec
+from kserve_wasm.server.grpc.messages import ModelStreamInferResponse
+from kserve_wasm.server.grpc.status import abort, status_of
+from kserve_wasm.server.repository import WasmModelRepository
+
+
+class _FailedError(Exception):
+    """A request that ends with an error, as its client will see it."""
+
+    def __init__(self, code: grpc.StatusCode, text: str, cause: Exception, request_id: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.cause = cause
+        self.request_id = request_id
+
+
+class Inference:
+    """Answers inference requests; takes and gives serialized messages.
+
+    Args:
+        repository: where the models are.
+    """
+
+    def __init__(self, repository: WasmModelRepository) -> None:
+        self._repository = repository
+
+    async def infer(self, data: bytes, context: Any) -> bytes:
+        """Answer one ``ModelInferRequest`` with a ``ModelInferResponse``."""
+        try:
+            answer: bytes = (await self._answer(data, context)).SerializeToString()
+        except _FailedError as failed:
+            await abort(context, failed.code, failed.text, failed.cause)
+        return answer
+
+    async def stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        """Answer each request of a stream with one answer, in their order.
+
+        A request that fails is answered in the stream, with ``error_message`` and the request's id, and the stream
+        goes on (Triton's behaviour).
+        """
+        async for data in requests:
+            try:
+                answer = ModelStreamInferResponse(infer_response=await self._answer(data, context))
+            except _FailedError as failed:
+                answer = ModelStreamInferResponse(error_message=failed.text)
+                answer.infer_response.id = failed.request_id
+            yield answer.SerializeToString()
+
+    async def _answer(self, data: bytes, context: Any) -> Any:
+        """Answer a request, and count it; raises _FailedError."""
+        started = time.monotonic()
+        # The client's own deadline counts beside the model's timeout; None is a client that sets none.
+        remaining = context.time_remaining()
+        deadline = math.inf if remaining is None else started + remaining
+        metrics = UNKNOWN_MODEL.v2_grpc
+        request_id = ""
+        try:
+            message = codec.parse(data)
+            request_id = message.id
+            model = self._repository.find(message.model_name, message.model_version)
+            metrics = model.metrics.v2_grpc
+            request = codec.decode(message)
+            check_inputs(request.inputs, model.inputs)
+            if request.outputs is not None:
+                check_outputs(request.outputs, model.outputs)
+            answer = codec.encode(await model.infer(request, deadline), model.name, model.version, request_id)
+        except asyncio.CancelledError:
+            metrics.finished("CANCELLED", time.monotonic() - started, len(data), 0)
+            raise
+        except Exception as error:
+            code, text = status_of(error)
+            metrics.finished(code.name, time.monotonic() - started, len(data), 0)
+            raise _FailedError(code, text, error, request_id) from None
+        metrics.finished("OK", time.monotonic() - started, len(data), answer.ByteSize())
+        return answer

@@ -1,0 +1,59 @@
+"""The gRPC server: generic handlers on ``grpc.aio``, which shares the event loop with REST."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2 import DESCRIPTOR as REFLECTION_FILE
+
+from kserve_wasm.server.grpc.health import Health
+from kserve_wasm.server.grpc.inference import Inference
+from kserve_wasm.server.grpc.messages import HEALTH, INFERENCE, POOL
+from kserve_wasm.server.grpc.service import Service
+from kserve_wasm.server.repository import WasmModelRepository
+
+
+def make_server(
+    repository: WasmModelRepository, address: str, max_receive: int, max_send: int
+) -> tuple[grpc.aio.Server, int]:
+    """Make a server that listens on ``address`` and is not started yet.
+
+    Args:
+        repository: where the models are.
+        address: host and port; port 0 takes a free one.
+        max_receive: bytes of the largest message it takes; a larger one ends with RESOURCE_EXHAUSTED.
+        max_send: bytes of the largest message it gives.
+
+    Returns:
+        The server and its port.
+
+    Raises:
+        RuntimeError: the port cannot be had.
+    """
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", max_receive),
+            ("grpc.max_send_message_length", max_send),
+            # Two servers on one port would take each other's requests without a word.
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    inference = Inference(repository)
+    methods = Service(repository).handlers()
+    methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(inference.infer)
+    methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(inference.stream)
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(INFERENCE, methods),
+            grpc.method_handlers_generic_handler(HEALTH, Health(repository).handlers()),
+        )
+    )
+    _add_reflection(server, (INFERENCE, HEALTH, reflection.SERVICE_NAME))
+    return server, server.add_insecure_port(address)
+
+
+def _add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
+    POOL.AddSerializedFile(REFLECTION_FILE.serialized_pb)
+    reflection.enable_server_reflection(services, server, pool=POOL)
