@@ -32,10 +32,18 @@ class DType:
     def __str__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Element types are compared with ``is``: one that crossed a process boundary must be the table's own.
+        return _by_name, (self.name,)
+
+
+def _by_name(name: str) -> DType:
+    return DTYPES[name]
+
 
 def _row(name: str, numpy: Any, onnx: int) -> DType:
     dtype = np.dtype(numpy)
-    return DType(name, dtype, 0 if dtype == object else dtype.itemsize, onnx)
+    return DType(name, dtype, 0 if dtype.hasobject else dtype.itemsize, onnx)
 
 
 BOOL = _row("BOOL", np.bool_, 9)

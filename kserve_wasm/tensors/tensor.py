@@ -2,8 +2,7 @@
 
 A tensor has two faces. :meth:`Tensor.numpy` is what a backend takes; :meth:`Tensor.buffer` is what the wire and the
 guest take: the raw encoding of the V2 protocol (little-endian, row-major; each ``BYTES`` element behind its length in
-four bytes; V2 "Tensor Data"). For fixed-size types both are views of one memory. For ``BYTES`` each is made from the
-other on first use.
+four bytes; V2 "Tensor Data"). For fixed-size types both are views of one memory; for ``BYTES`` they are not.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ from kserve_wasm.tensors.dtypes import DType
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 _LENGTH = struct.Struct("<I")
+_MAX_RANK = 64  # NumPy 2's own limit
+_MAX_SIZE = (1 << 63) - 1  # an int64: the largest dimension that V2 and ONNX can say
 
 
 @final
@@ -36,9 +37,9 @@ class Tensor:
     __slots__ = ("_array", "_buffer", "dtype", "shape")
 
     def __init__(
-        self, dtype: DType, shape: tuple[int, ...], array: npt.NDArray[Any] | None, buffer: memoryview | None
+        self, dtype: DType, shape: tuple[int, ...], array: npt.NDArray[Any], buffer: memoryview | None = None
     ) -> None:
-        """Internal: one of ``array`` and ``buffer`` must be given, and both must already fit ``dtype`` and ``shape``."""
+        """Internal: ``array``, and ``buffer`` where it is known already, must fit ``dtype`` and ``shape``."""
         self.dtype = dtype
         self.shape = shape
         self._array = array
@@ -48,28 +49,51 @@ class Tensor:
     def from_buffer(cls, dtype: DType, shape: Sequence[int], data: BytesLike) -> Tensor:
         """A tensor over ``data`` in the V2 raw encoding, without a copy for fixed-size types.
 
+        Args:
+            dtype: the element type.
+            shape: the dimensions.
+            data: contiguous memory. For fixed-size types it must stay unchanged while the tensor is in use; ``BYTES``
+                elements are copied out of it.
+
         Raises:
-            InvalidRequest: a dimension is negative, ``data`` has not the length that type and shape ask for, or
-                ``BYTES`` data is not a sequence of exactly as many length-prefixed elements.
+            InvalidRequest: there are more than 64 dimensions, a dimension is negative or beyond int64, ``data`` has
+                not the length that type and shape ask for, ``BOOL`` data holds other bytes than 0 and 1, or ``BYTES``
+                data is not a sequence of exactly as many length-prefixed elements.
         """
         dims = tuple(shape)
-        if any(d < 0 for d in dims):
-            raise InvalidRequest(f"shape {list(dims)} has a negative dimension")
+        if dims:
+            if len(dims) > _MAX_RANK:
+                raise InvalidRequest(f"a tensor has at most {_MAX_RANK} dimensions, got {len(dims)}")
+            if max(dims) > _MAX_SIZE:
+                raise InvalidRequest(f"a dimension is at most {_MAX_SIZE}, got a larger one")
+            if min(dims) < 0:
+                raise InvalidRequest(f"a dimension is at least 0, got shape {list(dims)}")
         count = math.prod(dims)
-        if dtype.itemsize == 0:
-            # bytes() because the elements are sliced out of it: one copy here, none per element later.
-            array = np.empty(count, dtype=object)
-            elements = _split_bytes(memoryview(data), count, dims)
-            for i, element in enumerate(elements):
-                array[i] = element
-            return cls(dtype, dims, array.reshape(dims), memoryview(data).cast("B"))
         view = memoryview(data)
+        if dtype.itemsize == 0:
+            return cls._from_length_prefixed(dtype, dims, count, view)
         if view.nbytes != count * dtype.itemsize:
             raise InvalidRequest(
                 f"{dtype} with shape {list(dims)} needs {count * dtype.itemsize} bytes, got {view.nbytes}"
             )
-        array = np.frombuffer(view, dtype=dtype.numpy, count=count) if count else np.empty(0, dtype.numpy)
-        return cls(dtype, dims, array.reshape(dims), None)
+        if count == 0:
+            return cls(dtype, dims, _empty(dtype, dims))
+        if dtype is dtypes.BOOL and np.frombuffer(view, np.uint8).max() > 1:
+            # C++ may assume that a bool is 0 or 1, and index a table with it.
+            raise InvalidRequest("BOOL data must hold only the bytes 0 and 1, got others")
+        return cls(dtype, dims, np.frombuffer(view, dtype.numpy).reshape(dims))
+
+    @classmethod
+    def _from_length_prefixed(
+        cls, dtype: DType, dims: tuple[int, ...], count: int, view: memoryview
+    ) -> Tensor:
+        view = view.cast("B")
+        elements = _split_bytes(view, count, dims)  # before memory for ``count`` elements is taken
+        array = _empty(dtype, (len(elements),))
+        array[:] = elements
+        # The raw form is kept only where nobody can change it beneath the elements.
+        raw = view if type(view.obj) is bytes else None
+        return cls(dtype, dims, array.reshape(dims) if count else _empty(dtype, dims), raw)
 
     @classmethod
     def from_numpy(cls, array: npt.NDArray[Any]) -> Tensor:
@@ -78,20 +102,22 @@ class Tensor:
         Arrays of ``str`` or ``bytes`` (fixed width or objects) become ``BYTES``; text is encoded as UTF-8.
 
         Raises:
-            TypeError: the array's dtype has no V2 datatype (complex numbers, dates …).
+            TypeError: the array's dtype has no V2 datatype (complex numbers, dates …), or an object is neither
+                ``str`` nor ``bytes``.
         """
         dtype = dtypes.from_numpy_dtype(array.dtype)
         if dtype is None and array.dtype.byteorder == ">":
             array = array.astype(array.dtype.newbyteorder("<"))
             dtype = dtypes.from_numpy_dtype(array.dtype)
         if dtype is None:
-            raise TypeError(f"NumPy dtype {array.dtype} has no V2 datatype; cast to one of {', '.join(dtypes.DTYPES)}")
+            raise TypeError(
+                f"NumPy dtype {array.dtype} has no V2 datatype; cast to one of {', '.join(dtypes.DTYPES)}"
+            )
         if dtype.itemsize == 0:
             flat = np.empty(array.size, dtype=object)
-            for i, element in enumerate(array.reshape(-1).tolist()):
-                flat[i] = element.encode() if isinstance(element, str) else bytes(element)
-            return cls(dtype, array.shape, flat.reshape(array.shape), None)
-        return cls(dtype, array.shape, np.ascontiguousarray(array).reshape(array.shape), None)
+            flat[:] = [_encoded(element) for element in array.reshape(-1).tolist()]
+            return cls(dtype, array.shape, flat.reshape(array.shape))
+        return cls(dtype, array.shape, np.ascontiguousarray(array).reshape(array.shape))
 
     @property
     def size(self) -> int:
@@ -105,13 +131,12 @@ class Tensor:
 
     def numpy(self) -> npt.NDArray[Any]:
         """The tensor as a C-contiguous array: a view, read-only where the memory is; ``object`` for ``BYTES``."""
-        assert self._array is not None
         return self._array
 
     def buffer(self) -> memoryview:
-        """The tensor in the V2 raw encoding: one-dimensional, of bytes; a view for fixed-size types."""
+        """The tensor in the V2 raw encoding: one-dimensional, read-only bytes; a view for fixed-size types."""
         if self._buffer is None:
-            array = self.numpy()
+            array = self._array
             if self.dtype.itemsize == 0:
                 parts: list[bytes] = []
                 for element in array.reshape(-1):
@@ -119,11 +144,30 @@ class Tensor:
                 self._buffer = memoryview(b"".join(parts))
             else:
                 # NumPy refuses to export ml_dtypes (bfloat16) as a buffer; its bytes it gives.
-                self._buffer = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+                raw = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
+                self._buffer = raw.toreadonly()
         return self._buffer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tensor, (self.dtype, self.shape, self._array)
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype}, {list(self.shape)})"
+
+
+def _empty(dtype: DType, dims: tuple[int, ...]) -> npt.NDArray[Any]:
+    try:
+        return np.empty(dims, dtype.numpy)
+    except ValueError:  # even without elements, NumPy's strides must fit in 64 bits
+        raise InvalidRequest(f"{dtype} with shape {list(dims)} is beyond 64-bit addresses") from None
+
+
+def _encoded(element: object) -> bytes:
+    if isinstance(element, str):
+        return element.encode()
+    if isinstance(element, bytes):
+        return element
+    raise TypeError(f"an array of objects must hold str or bytes, got {type(element).__name__}")
 
 
 def _split_bytes(data: memoryview, count: int, shape: tuple[int, ...]) -> list[bytes]:

@@ -1,0 +1,140 @@
+"""Opens ONNX graphs: bytes, weights, session options and execution providers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from kserve_wasm.backends.base import Device, GraphSource
+from kserve_wasm.backends.onnx.errors import plain
+from kserve_wasm.backends.onnx.external_data import relocate
+from kserve_wasm.backends.onnx.graph import OnnxGraph
+from kserve_wasm.backends.onnx.options import MAPPED_FROM, OPTIMIZATIONS, OnnxOptions, available_cpus, parse
+from kserve_wasm.backends.onnx.shapes import unranked_inputs
+from kserve_wasm.errors import BackendError, DeviceUnavailable
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+_GPU_PROVIDERS = frozenset(
+    {
+        CUDA,
+        "TensorrtExecutionProvider",
+        "NvTensorRTRTXExecutionProvider",
+        "ROCMExecutionProvider",
+        "MIGraphXExecutionProvider",
+        "DmlExecutionProvider",
+        "WebGpuExecutionProvider",
+    }
+)
+_ERROR, _FATAL = 3, 4  # ONNX Runtime's log severities
+
+ort.set_default_logger_severity(_ERROR)
+
+
+class OnnxBackend:
+    """ONNX Runtime. Options of a graph: :class:`~kserve_wasm.backends.onnx.options.OnnxOptions`."""
+
+    def open(self, source: GraphSource, device: Device) -> OnnxGraph:
+        """Opens a graph; its weights stay in their file, mapped, unless they are prepacked.
+
+        Raises:
+            ModelLoadError: an option is unknown or wrong.
+            DeviceUnavailable: the device, or a provider that the options name, is not there.
+            BackendError: ONNX Runtime refuses the graph, or an input or output is no tensor with a V2 datatype.
+        """
+        options = parse(source.options)
+        providers = _providers(options, device)
+        weights = _weights(source)
+        try:
+            model = relocate(_read(source), None if weights is None else os.fsencode(weights.name))
+            session = ort.InferenceSession(
+                model,
+                _session_options(options, weights),
+                providers=providers,
+                enable_fallback=0,  # it prints, and retries on the CPU unasked
+            )
+            unranked = unranked_inputs(model) if any(not i.shape for i in session.get_inputs()) else set()
+        except BackendError as error:
+            raise BackendError(f"graph '{source.name}': {error}") from error
+        except Exception as error:
+            folder = () if weights is None else (weights.parent,)
+            raise BackendError(f"graph '{source.name}' cannot be opened: {plain(error, *folder)}") from error
+        session._model_bytes = None  # kept by the wrapper for a fall-back that is off: a copy of the graph
+        actual: Device = "gpu" if _GPU_PROVIDERS.intersection(session.get_providers()) else "cpu"
+        if not options.fallback:
+            _require(source, device, options, session.get_providers(), actual)
+        return OnnxGraph(source.name, actual, session, unranked)
+
+
+def _read(source: GraphSource) -> bytes:
+    if source.data is not None:
+        return source.data
+    if source.path is None:
+        raise BackendError("neither a file nor bytes are given")
+    with source.path.open("rb") as file:
+        file.seek(source.offset)
+        data = file.read(-1 if source.length is None else source.length)
+    if source.length is not None and len(data) != source.length:
+        raise BackendError(f"its file ends after {len(data)} of {source.length} bytes")
+    return data
+
+
+def _weights(source: GraphSource) -> Path | None:
+    # Resolved, because ONNX Runtime refuses a link that leads out of the folder, as every mounted ConfigMap has.
+    return None if source.weights is None else source.weights.resolve()
+
+
+def _session_options(options: OnnxOptions, weights: Path | None) -> Any:
+    result = ort.SessionOptions()
+    result.log_severity_level = _FATAL  # errors come as exceptions; no client shall fill the log with them
+    result.intra_op_num_threads = options.intra_op_threads or available_cpus()
+    if options.inter_op_threads > 1:
+        result.inter_op_num_threads = options.inter_op_threads
+        result.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    result.graph_optimization_level = getattr(
+        ort.GraphOptimizationLevel, OPTIMIZATIONS[options.graph_optimization]
+    )
+    prepack = options.prepacking
+    if prepack is None:
+        prepack = weights is None or not weights.exists() or weights.stat().st_size < MAPPED_FROM
+    entries = {
+        "session.intra_op.allow_spinning": "0",
+        "session.inter_op.allow_spinning": "0",
+        **options.session,
+        "session.load_model_format": "ONNX",  # else the bytes may also choose ORT's own, unverified format
+        "session.disable_prepacking": "0" if prepack else "1",
+    }
+    if weights is not None:
+        entries["session.model_external_initializers_file_folder_path"] = str(weights.parent)
+    for key, value in entries.items():
+        result.add_session_config_entry(key, value)
+    return result
+
+
+def _providers(options: OnnxOptions, device: Device) -> list[str]:
+    wanted = list(options.providers) or ([CUDA, CPU] if device == "gpu" else [CPU])
+    available = ort.get_available_providers()
+    missing = [name for name in wanted if name not in available]
+    if missing and not options.fallback:
+        raise DeviceUnavailable(
+            f"ONNX Runtime here has no {', '.join(missing)}, only {', '.join(available)}; install the build that has "
+            "it (for CUDA: the 'cuda' extra), or allow the CPU with the graph's option 'fallback: true'"
+        )
+    if CUDA in wanted and CUDA in available:
+        ort.preload_dlls()  # CUDA and cuDNN from their wheels, which are not on the loader's path
+    return [name for name in wanted if name in available] or [CPU]
+
+
+def _require(
+    source: GraphSource, device: Device, options: OnnxOptions, running: list[str], actual: Device
+) -> None:
+    """ONNX Runtime drops a provider that fails to start, with no more than a line in its log."""
+    lost = [name for name in options.providers if name not in running]
+    if lost or (device == "gpu" and actual != "gpu"):
+        raise DeviceUnavailable(
+            f"graph '{source.name}' was to run on {', '.join(lost) or 'a GPU'}, but ONNX Runtime started only "
+            f"{', '.join(running)}; check the driver, or allow the CPU with the graph's option 'fallback: true'"
+        )

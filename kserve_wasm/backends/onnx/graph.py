@@ -1,0 +1,195 @@
+"""An opened ONNX graph: tensors in, tensors out, on the caller's thread."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+from kserve_wasm.backends.base import Device
+from kserve_wasm.backends.onnx.errors import plain
+from kserve_wasm.backends.watchdog import WATCHDOG
+from kserve_wasm.errors import BackendError, DeadlineExceeded, InvalidRequest, ModelNotReady
+from kserve_wasm.tensors import DTYPES, Tensor, TensorSpec
+
+_DTYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "bfloat16": "BF16",
+    "float": "FP32",
+    "double": "FP64",
+    "string": "BYTES",
+}
+"""ONNX Runtime's element types → V2 datatypes."""
+
+_BF16 = DTYPES["BF16"]
+_BYTES = DTYPES["BYTES"]
+
+_Run = Callable[[Any, list[str], dict[str, Any], Any], list[Any]]
+
+
+class OnnxGraph:
+    """A graph in ONNX Runtime; implements :class:`~kserve_wasm.backends.base.Graph`.
+
+    Any number of threads may run it at once. Input memory is used in place unless it is misaligned for its type;
+    outputs are ONNX Runtime's own memory, freed with the tensors. ``BYTES`` elements must be UTF-8, which is what
+    ONNX Runtime's strings are.
+    """
+
+    def __init__(self, name: str, device: Device, session: Any, unranked: set[str]) -> None:
+        """Wraps ``session``.
+
+        Args:
+            name: the graph's name.
+            device: what the session runs on.
+            session: an ``onnxruntime.InferenceSession``.
+            unranked: inputs that take any number of dimensions.
+
+        Raises:
+            BackendError: an input or output is no tensor with a V2 datatype.
+        """
+        self.name = name
+        self.device: Device = device
+        self.inputs = tuple(_spec(name, "input", node) for node in session.get_inputs())
+        self.outputs = tuple(_spec(name, "output", node) for node in session.get_outputs())
+        self._session = session
+        self._unranked = unranked
+        self._input_names = frozenset(spec.name for spec in self.inputs)
+        self._output_names = [spec.name for spec in self.outputs]
+        has_bf16 = any(spec.dtype is _BF16 for spec in (*self.inputs, *self.outputs))
+        self._run: _Run = _run_values if has_bf16 else _run_arrays
+
+    def run(self, inputs: Mapping[str, Tensor], deadline: float = math.inf) -> dict[str, Tensor]:
+        """Runs the graph once; see :class:`~kserve_wasm.backends.base.Graph`.
+
+        ONNX Runtime looks at its stop flag between operators, so one long operator ends before the deadline is seen.
+        """
+        session = self._session
+        if session is None:
+            raise ModelNotReady(f"graph '{self.name}' is closed")
+        feeds = self._feeds(inputs)
+        try:
+            if deadline == math.inf:
+                results = self._run(session, self._output_names, feeds, None)
+            else:
+                results = self._run_until(deadline, session, feeds)
+            return {
+                name: Tensor.from_numpy(result)
+                for name, result in zip(self._output_names, results, strict=True)
+            }
+        except DeadlineExceeded:
+            raise
+        except Exception as error:
+            kind = InvalidRequest if isinstance(error, InvalidArgument) else BackendError
+            got = ", ".join(f"{name} {t.dtype} {list(t.shape)}" for name, t in inputs.items())
+            takes = ", ".join(f"{s.name} {s.dtype} {s.v2_shape}" for s in self.inputs)
+            raise kind(f"graph '{self.name}' failed: {plain(error)} (it takes {takes}; got {got})") from error
+
+    def close(self) -> None:
+        """Refuses further runs; the memory is freed when the last running one ends."""
+        self._session = None
+
+    def _feeds(self, inputs: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+        if inputs.keys() != self._input_names:
+            wrong = [f"'{name}' is missing" for name in sorted(self._input_names - inputs.keys())]
+            wrong += [f"'{name}' is unknown" for name in sorted(inputs.keys() - self._input_names)]
+            known = ", ".join(f"'{spec.name}'" for spec in self.inputs) or "none"
+            raise InvalidRequest(f"graph '{self.name}': input {', '.join(wrong)}; its inputs are {known}")
+        feeds = {}
+        for spec in self.inputs:
+            tensor = inputs[spec.name]
+            if spec.name not in self._unranked or tensor.dtype is not spec.dtype:
+                spec.check(tensor)
+            array = tensor.numpy()
+            if spec.dtype is _BYTES:
+                array = _text(spec.name, array)
+            elif not array.flags.aligned:
+                # A tensor may start at any byte of a request's body. Compiled code may assume natural alignment.
+                array = array.copy()
+            feeds[spec.name] = array
+        return feeds
+
+    def _run_until(self, deadline: float, session: Any, feeds: dict[str, npt.NDArray[Any]]) -> list[Any]:
+        if time.monotonic() >= deadline:
+            raise DeadlineExceeded(f"graph '{self.name}': the deadline passed before the run")
+        options = ort.RunOptions()
+
+        def stop() -> None:
+            options.terminate = True
+
+        watch = WATCHDOG.watch(deadline, stop)
+        try:
+            return self._run(session, self._output_names, feeds, options)
+        except Exception as error:
+            if options.terminate:
+                raise DeadlineExceeded(
+                    f"graph '{self.name}': stopped, the deadline passed during the run"
+                ) from error
+            raise
+        finally:
+            WATCHDOG.forget(watch)
+
+
+def _run_arrays(session: Any, names: list[str], feeds: dict[str, Any], options: Any) -> list[Any]:
+    results: list[Any] = session.run(names, feeds, options)
+    return results
+
+
+def _run_values(session: Any, names: list[str], feeds: dict[str, Any], options: Any) -> list[Any]:
+    """As _run_arrays, for graphs with bfloat16, which ONNX Runtime's NumPy interface does not know."""
+    values = {name: _to_value(array) for name, array in feeds.items()}
+    return [_from_value(value) for value in session.run_with_ort_values(names, values, options)]
+
+
+def _to_value(array: npt.NDArray[Any]) -> Any:
+    if array.dtype == _BF16.numpy:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BF16.onnx)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _from_value(value: Any) -> npt.NDArray[Any]:
+    if value.element_type() != _BF16.onnx:
+        array: npt.NDArray[Any] = value.numpy()
+        return array
+    shape = tuple(value.shape())
+    memory = (ctypes.c_uint8 * value.tensor_size_in_bytes()).from_address(value.data_ptr())
+    memory.owner = value  # the array keeps ``memory``, and so the value
+    return np.frombuffer(memory, _BF16.numpy).reshape(shape)
+
+
+def _text(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    text = np.empty(array.size, dtype=object)
+    try:
+        for i, element in enumerate(array.reshape(-1)):
+            text[i] = element.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(
+            f"input '{name}': element {i} is not UTF-8, which the graph's strings are; send text, "
+            "or convert the graph to take UINT8"
+        ) from None
+    return text.reshape(array.shape)
+
+
+def _spec(graph: str, kind: str, node: Any) -> TensorSpec:
+    element = node.type.removeprefix("tensor(").removesuffix(")")
+    if node.type != f"tensor({element})" or element not in _DTYPES:
+        raise BackendError(
+            f"graph '{graph}': {kind} '{node.name}' is a {node.type}, which no V2 datatype holds; "
+            "convert the graph so that it takes and gives tensors (scikit-learn: zipmap=False)"
+        )
+    return TensorSpec(node.name, DTYPES[_DTYPES[element]], tuple(node.shape))
