@@ -17,8 +17,21 @@ TOO_LARGE = 7
 NOT_FOUND = 8
 """WASI-NN's ``nn_errno`` (wasi-nn.witx); the tensor ABI of ``kserve_wasm.h`` uses the same numbers."""
 
+ERRNO_NAMES = (
+    "success",
+    "invalid_argument",
+    "invalid_encoding",
+    "missing_memory",
+    "busy",
+    "runtime_error",
+    "unsupported_operation",
+    "too_large",
+    "not_found",
+)
+"""Their names, for messages."""
 
-class MemoryFault(Exception):
+
+class MemoryFault(Exception):  # noqa: N818 - what CPUs and engines call it
     """A guest named a range outside its linear memory. It becomes ``MISSING_MEMORY``, for that call only."""
 
 

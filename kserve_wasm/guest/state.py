@@ -1,0 +1,213 @@
+"""What one instance of a guest has while it answers, and the policy for host functions that fail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from kserve_wasm.artifact.config import Limits
+from kserve_wasm.errors import (
+    GuestError,
+    GuestLimitExceeded,
+    GuestRejected,
+    InvalidRequest,
+    ModelNotFound,
+    NotSupported,
+    PayloadTooLarge,
+    QueueFull,
+    WasmServingError,
+)
+from kserve_wasm.request import InferenceRequest, InferenceResponse, Parameter
+from kserve_wasm.tensors import Tensor
+from kserve_wasm.wasi_nn.host_function import (
+    BUSY,
+    ERRNO_NAMES,
+    INVALID_ARGUMENT,
+    MISSING_MEMORY,
+    NOT_FOUND,
+    RUNTIME_ERROR,
+    TOO_LARGE,
+    UNSUPPORTED_OPERATION,
+    HostFunction,
+    MemoryFault,
+)
+from kserve_wasm.wasi_nn.registry import GraphRegistry
+from kserve_wasm.wasi_nn.state import AnyTensor, NNState
+
+logger = logging.getLogger(__name__)
+
+NO_REQUEST = InferenceRequest({})
+INFO = 1
+"""``KW_LOG_INFO``."""
+
+
+class InstanceState(NNState):
+    """One instance's request, answer and handles. Used by one thread at a time.
+
+    Attributes:
+        request: the request being answered; one without inputs before the first.
+        inputs: its tensors in the request's order.
+        parameters: parameters of every request of this model, below the request's own.
+        outputs: the tensors that the guest made outputs, by name.
+        output_parameters: the response's parameters.
+        text_left: bytes of names and parameters that the guest may still put into the response.
+        log_left: bytes that the request may still write to the log.
+        failure: what the guest said of its failure, or None.
+        abort: an exception that no host function may turn into an errno (KeyboardInterrupt); set by the binding.
+    """
+
+    __slots__ = (
+        "_log",
+        "abort",
+        "failure",
+        "inputs",
+        "log_left",
+        "output_parameters",
+        "outputs",
+        "parameters",
+        "request",
+        "text_left",
+    )
+
+    TEXT_BYTES = 1 << 20
+
+    def __init__(
+        self,
+        registry: GraphRegistry,
+        limits: Limits,
+        parameters: Mapping[str, str],
+        log: Callable[[int, str], None],
+    ) -> None:
+        super().__init__(registry, limits)
+        self.parameters = parameters
+        self._log = log
+        self.abort: BaseException | None = None
+        self._reset(NO_REQUEST)
+
+    def _reset(self, request: InferenceRequest) -> None:
+        self.request = request
+        self.inputs: tuple[tuple[str, Tensor], ...] = tuple(request.inputs.items())
+        self.outputs: dict[str, AnyTensor] = {}
+        self.output_parameters: dict[str, Parameter] = {}
+        self.text_left = self.TEXT_BYTES
+        self.log_left = self.limits.log_bytes
+        self.failure: GuestRejected | GuestError | None = None
+
+    def begin(self, request: InferenceRequest, deadline: float) -> None:
+        """Starts a request. What the guest opened before the first one stays, all else of the previous one goes.
+
+        Args:
+            request: the request.
+            deadline: ``time.monotonic()`` seconds.
+        """
+        for tensor in self.outputs.values():
+            self.release(tensor)
+        self.begin_request()
+        self._reset(request)
+        self.deadline = deadline
+
+    def finish(self, errno: int, export: str = "infer") -> InferenceResponse:
+        """Ends the request that the guest's ``export`` answered with ``errno``.
+
+        Returns:
+            The outputs that the client asked for. Outputs that the guest only lent are copied out of its memory.
+
+        Raises:
+            GuestRejected, GuestError: the guest failed, in its own words if it gave any.
+            WasmServingError: what a graph raised last, if the guest failed without words.
+        """
+        if errno:
+            raise self.told() or GuestError(self._unexplained(errno, export))
+        outputs: dict[str, Tensor] = {}
+        wanted = self.request.outputs
+        for name, tensor in self.outputs.items():
+            if wanted is None or name in wanted:
+                outputs[name] = tensor if isinstance(tensor, Tensor) else self._copied(tensor)
+        if wanted is not None and len(outputs) < len(wanted):
+            missing = [f"'{name}'" for name in wanted if name not in outputs]
+            if missing:
+                raise GuestError(f"the guest did not set the requested output {', '.join(missing)}")
+        return InferenceResponse(outputs, self.output_parameters)
+
+    def told(self) -> WasmServingError | None:
+        """Why the guest failed, as far as it said so itself or a graph did; None when neither did."""
+        return self.failure or self.cause
+
+    def _unexplained(self, errno: int, export: str) -> str:
+        name = f" ({ERRNO_NAMES[errno]})" if errno < len(ERRNO_NAMES) else ""
+        reason = f"; the last host call that failed: {self.reason}" if self.reason else ""
+        return f"the guest's {export} returned {errno}{name} without a message{reason}"
+
+    def _copied(self, lent: AnyTensor) -> Tensor:
+        assert not isinstance(lent, Tensor)
+        # One range may be lent many times over: copies count like any other tensor.
+        if not self.has_room(lent.nbytes):
+            raise GuestLimitExceeded(self.reason)
+        try:
+            tensor = lent.copied(self.memory)
+        except MemoryFault as fault:
+            raise GuestError(f"an output lies outside the guest's memory: {fault}") from None
+        self.hold(tensor)
+        return tensor
+
+    def close(self) -> None:
+        """Frees everything."""
+        super().close()
+        self._reset(NO_REQUEST)
+
+    def log(self, severity: int, text: str) -> bool:
+        """Writes a line to the log, as far as the request's share of it goes; whether it did."""
+        # Control characters would let a guest forge lines of the log.
+        if not text.isprintable():
+            text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        self.log_left -= len(text.encode()) + 1
+        if self.log_left < 0:
+            return False
+        self._log(severity, text)
+        return True
+
+    def print(self, text: str) -> None:
+        """Logs what a WASI guest wrote to a standard stream; what passes the limit is dropped."""
+        for line in text.splitlines():
+            self.log(INFO, line)
+
+
+def invoke(host_function: HostFunction, state: InstanceState, arguments: Sequence[int]) -> int:
+    """Calls a host function; what it raises becomes an errno for the guest, and the cause stays with the instance.
+
+    Args:
+        host_function: the function.
+        state: the calling instance's.
+        arguments: unsigned integers, as many as it has parameters.
+
+    Returns:
+        The errno.
+    """
+    try:
+        return host_function.function(state, *arguments)
+    except MemoryFault as fault:
+        return state.fail(MISSING_MEMORY, f"{host_function.name}: {fault}")
+    except WasmServingError as error:
+        # Its frames hold the state that holds it: a cycle that would keep the request's tensors.
+        state.cause = error.with_traceback(None)
+        return state.fail(_errno(error), str(error))
+    except Exception:
+        logger.exception("host function %s.%s failed", host_function.module, host_function.name)
+        state.cause = WasmServingError(f"internal error in host function '{host_function.name}'")
+        return state.fail(RUNTIME_ERROR, str(state.cause))
+
+
+def _errno(error: WasmServingError) -> int:
+    for kind, errno in _ERRNOS:
+        if isinstance(error, kind):
+            return errno
+    return RUNTIME_ERROR
+
+
+_ERRNOS: tuple[tuple[type[WasmServingError], int], ...] = (
+    (PayloadTooLarge, TOO_LARGE),
+    (InvalidRequest, INVALID_ARGUMENT),
+    (QueueFull, BUSY),
+    (NotSupported, UNSUPPORTED_OPERATION),
+    (ModelNotFound, NOT_FOUND),
+)

@@ -1,0 +1,360 @@
+"""What one instance has open: graphs, execution contexts, and the host memory that its tensors take.
+
+Handles count up from 1 over graphs, contexts and tensors alike and are never given twice, so a handle of one kind is
+none of another, and a stale one is none at all. Everything ends with the instance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import numpy as np
+
+from kserve_wasm.artifact.config import Limits
+from kserve_wasm.batching.base import GraphScheduler
+from kserve_wasm.errors import WasmServingError
+from kserve_wasm.tensors import DType, Tensor
+from kserve_wasm.wasi_nn.host_function import (
+    INVALID_ARGUMENT,
+    RUNTIME_ERROR,
+    SUCCESS,
+    TOO_LARGE,
+    GuestMemory,
+)
+from kserve_wasm.wasi_nn.registry import GraphRegistry
+
+MAX_NAME = 4096
+"""Bytes of a name that a guest may give."""
+
+_LAST_HANDLE = 0xFFFFFFFF
+_ELEMENT_BYTES = 48
+"""What a ``BYTES`` element takes in CPython beside its text: the object's header and the pointer to it."""
+
+
+class BorrowedTensor:
+    """A tensor whose bytes stay in the guest's memory; looked up anew at every use.
+
+    Attributes:
+        dtype: the element type, of fixed size.
+        shape: the dimensions.
+        address: first byte in the guest's memory, a multiple of the element's size.
+        nbytes: the length in bytes.
+    """
+
+    __slots__ = ("address", "dtype", "nbytes", "shape")
+
+    def __init__(self, dtype: DType, shape: tuple[int, ...], address: int, nbytes: int) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.address = address
+        self.nbytes = nbytes
+
+    def over(self, memory: GuestMemory) -> Tensor:
+        """The tensor as a view of ``memory``, for use until the host function returns."""
+        return Tensor.from_buffer(self.dtype, self.shape, memory.view(self.address, self.nbytes))
+
+    def copied(self, memory: GuestMemory) -> Tensor:
+        """The tensor as it is now, in host memory."""
+        return Tensor.from_buffer(self.dtype, self.shape, bytes(memory.view(self.address, self.nbytes)))
+
+
+AnyTensor: TypeAlias = Tensor | BorrowedTensor
+
+
+def host_bytes(tensor: Tensor) -> int:
+    """The host memory that ``tensor`` takes."""
+    return tensor.nbytes if tensor.dtype.itemsize else text_bytes(tensor.nbytes, tensor.size)
+
+
+def text_bytes(encoded: int, elements: int) -> int:
+    """The host memory of a ``BYTES`` tensor: it is kept both encoded and as an object for each element."""
+    return 2 * encoded + _ELEMENT_BYTES * elements
+
+
+class OpenGraph:
+    """A graph as one instance opened it.
+
+    Attributes:
+        scheduler: what runs it.
+        loaded: bytes the guest itself gave for it, 0 for a graph of the registry. A loaded graph dies with its handle.
+    """
+
+    __slots__ = ("inputs", "loaded", "outputs", "scheduler")
+
+    def __init__(self, scheduler: GraphScheduler, loaded: int = 0) -> None:
+        self.scheduler = scheduler
+        self.loaded = loaded
+        self.inputs = scheduler.graph.inputs
+        self.outputs = scheduler.graph.outputs
+
+    def close(self) -> None:
+        """Closes the graph, if it is this instance's own."""
+        if self.loaded:
+            self.scheduler.close()
+
+
+class ExecutionContext:
+    """The inputs that a guest has set for a graph, and the outputs of its last computation.
+
+    Attributes:
+        graph: the graph.
+        inputs: the tensors set so far, by name.
+        copies: for inputs that ``set_input`` copied into memory of this context, that memory: set again with the same
+            type and shape, it is filled anew.
+        outputs: what the last ``compute`` gave; None before it and after a failed one.
+        standing: the inputs that were set before the first request and are there at every request.
+    """
+
+    __slots__ = ("copies", "graph", "inputs", "outputs", "standing")
+
+    def __init__(self, graph: OpenGraph) -> None:
+        self.graph = graph
+        self.inputs: dict[str, AnyTensor] = {}
+        self.copies: dict[str, memoryview] = {}
+        self.outputs: Mapping[str, Tensor] | None = None
+        self.standing: dict[str, AnyTensor] = {}
+
+
+class NNState:
+    """WASI-NN's side of an instance.
+
+    Attributes:
+        memory: the instance's memory; the engine's binding sets it.
+        deadline: ``time.monotonic()`` seconds at which computations are given up.
+        limits: the instance's caps.
+        registry: the graphs that can be opened by name.
+        graphs: open graphs by handle.
+        contexts: open execution contexts by handle.
+        tensors: tensors by handle (the tensor ABI's; here because all handles are counted together).
+        tensor_bytes: host memory in tensors that count against ``limits.tensor_bytes``.
+        reason: what the last host function that failed found wrong; safe to show to the client.
+        cause: the last error of a graph or scheduler; forgotten when a computation succeeds after it.
+    """
+
+    __slots__ = (
+        "_first_of_request",
+        "_holders",
+        "_next_handle",
+        "cause",
+        "contexts",
+        "deadline",
+        "graphs",
+        "limits",
+        "memory",
+        "reason",
+        "registry",
+        "tensor_bytes",
+        "tensors",
+    )
+
+    memory: GuestMemory
+
+    def __init__(self, registry: GraphRegistry, limits: Limits) -> None:
+        self.registry = registry
+        self.limits = limits
+        self.deadline = math.inf
+        self.graphs: dict[int, OpenGraph] = {}
+        self.contexts: dict[int, ExecutionContext] = {}
+        self.tensors: dict[int, AnyTensor] = {}
+        self.tensor_bytes = 0
+        self.reason = ""
+        self.cause: WasmServingError | None = None
+        self._holders: dict[AnyTensor, int] = {}
+        self._next_handle = 1
+        self._first_of_request = 0
+
+    def fail(self, errno: int, reason: str) -> int:
+        """Keeps ``reason`` and returns ``errno``."""
+        self.reason = reason
+        return errno
+
+    # --- Handles
+
+    def new_handle(self, address: int) -> int:
+        """Stores a handle for the guest at ``address``; the caller then puts it into a table.
+
+        Returns:
+            The handle, or 0 (with a reason) when the instance has too many open. Raises MemoryFault.
+        """
+        handle = self._next_handle
+        alive = len(self.tensors) + len(self.contexts) + len(self.graphs)
+        if alive >= self.limits.handles or handle > _LAST_HANDLE:
+            self.reason = (
+                f"the guest has {alive} tensors, graphs and contexts open, and may have {self.limits.handles}: "
+                "drop some, or raise limits.handles"
+            )
+            return 0
+        self.memory.write_u32(address, handle)
+        self._next_handle = handle + 1
+        return handle
+
+    def name(self, address: int, length: int) -> str | None:
+        """The name at ``address``, or None (with a reason) when it is too long or not UTF-8. Raises MemoryFault."""
+        if length > MAX_NAME:
+            self.reason = f"a name may have {MAX_NAME} bytes, got {length}"
+            return None
+        try:
+            return str(self.memory.view(address, length), "utf-8")
+        except UnicodeDecodeError:
+            self.reason = "a name must be UTF-8"
+            return None
+
+    # --- The tensors that count against the limit, each once however many hold it
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether ``nbytes`` more of host memory are allowed; keeps the reason when not."""
+        if self.tensor_bytes + nbytes <= self.limits.tensor_bytes:
+            return True
+        self.reason = (
+            f"{nbytes} bytes more for tensors pass the limit: {self.tensor_bytes} of {self.limits.tensor_bytes} bytes "
+            "are taken; drop tensors, or raise limits.tensor_bytes"
+        )
+        return False
+
+    def hold(self, tensor: Tensor) -> None:
+        """Counts ``tensor``, and one holder of it more."""
+        holders = self._holders.get(tensor, 0)
+        self._holders[tensor] = holders + 1
+        if not holders:
+            self.tensor_bytes += host_bytes(tensor)
+
+    def share(self, tensor: AnyTensor) -> None:
+        """One holder more, if the tensor counts: the request's own and borrowed ones do not."""
+        holders = self._holders.get(tensor)
+        if holders:
+            self._holders[tensor] = holders + 1
+
+    def release(self, tensor: AnyTensor) -> None:
+        """One holder less."""
+        holders = self._holders.get(tensor)
+        if holders == 1:
+            del self._holders[tensor]
+            assert isinstance(tensor, Tensor)
+            self.tensor_bytes -= host_bytes(tensor)
+        elif holders:
+            self._holders[tensor] = holders - 1
+
+    # --- Execution contexts
+
+    def set_input(self, context: ExecutionContext, name: str, tensor: AnyTensor) -> None:
+        """Makes ``tensor`` the input of this name; its bytes are taken as they are when the context computes."""
+        self.share(tensor)
+        replaced = context.inputs.get(name)
+        context.inputs[name] = tensor
+        context.copies.pop(name, None)
+        if replaced is not None:
+            self.release(replaced)
+
+    def compute(self, context: ExecutionContext) -> int:
+        """Runs the context's graph. Raises what the scheduler raises."""
+        graph, inputs = context.graph, context.inputs
+        self.drop_outputs(context)
+        if len(inputs) < len(graph.inputs):
+            missing = [f"'{spec.name}'" for spec in graph.inputs if spec.name not in inputs]
+            return self.fail(
+                INVALID_ARGUMENT, f"compute needs inputs that the guest did not set: {', '.join(missing)}"
+            )
+        memory = self.memory
+        tensors = {name: t if type(t) is Tensor else t.over(memory) for name, t in inputs.items()}
+        outputs = graph.scheduler.compute(tensors, self.deadline)
+        outputs = {name: _apart(tensor, tensors) for name, tensor in outputs.items()}
+        if not self.has_room(sum(map(host_bytes, outputs.values()))):
+            return TOO_LARGE
+        for tensor in outputs.values():
+            self.hold(tensor)
+        context.outputs = outputs
+        self.cause = None
+        return SUCCESS
+
+    def output(self, context: ExecutionContext, index: int) -> Tensor | int:
+        """An output of the last computation; an errno, with its reason kept, when there is none."""
+        specs = context.graph.outputs
+        if index >= len(specs):
+            return self.fail(
+                INVALID_ARGUMENT, f"the graph has outputs 0 to {len(specs) - 1}, got index {index}"
+            )
+        if context.outputs is None:
+            # After a failed compute its own reason is the one to tell.
+            return (
+                RUNTIME_ERROR
+                if self.cause
+                else self.fail(RUNTIME_ERROR, "get_output needs a successful compute first")
+            )
+        return context.outputs[specs[index].name]
+
+    def drop_outputs(self, context: ExecutionContext) -> None:
+        """Forgets what the last computation gave; tensors that the guest has handles for live on."""
+        if context.outputs is not None:
+            for tensor in context.outputs.values():
+                self.release(tensor)
+            context.outputs = None
+
+    def close_context(self, handle: int) -> None:
+        """Ends a context with its inputs and outputs."""
+        context = self.contexts.pop(handle)
+        self.drop_outputs(context)
+        for tensor in (*context.inputs.values(), *context.standing.values()):
+            self.release(tensor)
+
+    def close_graph(self, handle: int) -> None:
+        """Ends a graph and all its contexts."""
+        graph = self.graphs.pop(handle)
+        for of_graph in [h for h, c in self.contexts.items() if c.graph is graph]:
+            self.close_context(of_graph)
+        graph.close()
+
+    # --- From request to request
+
+    def begin_request(self) -> None:
+        """Forgets the previous request: what was opened, set and computed since the first call of this.
+
+        What the guest opened and set before the first request stays, for each request as it was then.
+        """
+        self.reason = ""
+        self.cause = None
+        first = self._first_of_request
+        if not first:
+            self._first_of_request = self._next_handle
+            for context in self.contexts.values():
+                self.drop_outputs(context)
+                context.copies.clear()  # they must not be filled anew
+                context.standing = dict(context.inputs)
+                for tensor in context.standing.values():
+                    self.share(tensor)
+            return
+        for handle in [h for h in self.tensors if h >= first]:
+            self.release(self.tensors.pop(handle))
+        for handle in [h for h in self.contexts if h >= first]:
+            self.close_context(handle)
+        for handle in [h for h in self.graphs if h >= first]:
+            self.close_graph(handle)
+        for context in self.contexts.values():
+            self.drop_outputs(context)
+            context.copies.clear()
+            for tensor in context.inputs.values():
+                self.release(tensor)
+            context.inputs = dict(context.standing)
+            for tensor in context.inputs.values():
+                self.share(tensor)
+
+    def close(self) -> None:
+        """Frees everything."""
+        for graph in self.graphs.values():
+            graph.close()
+        self.tensors.clear()
+        self.contexts.clear()
+        self.graphs.clear()
+        self._holders.clear()
+        self.tensor_bytes = 0
+
+
+def _apart(output: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """``output``, copied if a graph passed (a part of) an input through: inputs are written to again, or go away."""
+    array = output.numpy()
+    if array.base is None and all(output is not t for t in inputs.values()):
+        return output
+    if any(np.may_share_memory(array, t.numpy()) for t in inputs.values()):
+        return Tensor.from_numpy(array.copy())
+    return output
