@@ -104,7 +104,15 @@ class GuestError(WasmServingError):
 
 
 class GuestTrap(GuestError):
-    """The guest ended with a WebAssembly trap."""
+    """The guest ended with a WebAssembly trap.
+
+    Attributes:
+        code: the trap's name in lower case, for metrics.
+    """
+
+    def __init__(self, message: str, code: str = "host") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class GuestLimitExceeded(GuestError):

@@ -1,0 +1,234 @@
+"""A model as its guest sees it: a compiled module, its graphs, and a fresh instance for every request."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kserve_wasm.artifact.config import ModelConfig
+from kserve_wasm.artifact.sections import read_sections
+from kserve_wasm.backends import GraphSource, open_graph
+from kserve_wasm.batching import DirectScheduler, GraphScheduler
+from kserve_wasm.errors import DeadlineExceeded, GuestTrap, InvalidRequest, ModelNotReady, NotSupported
+from kserve_wasm.guest.binding import Binding, Instance, ModuleShape, check_shape
+from kserve_wasm.guest.engine import engine
+from kserve_wasm.guest.module_cache import ModuleCache
+from kserve_wasm.guest.state import InstanceState
+from kserve_wasm.guest.ticker import ticks
+from kserve_wasm.guest.unchecked import UncheckedBinding
+from kserve_wasm.metrics import ModelMetrics
+from kserve_wasm.request import InferenceRequest, InferenceResponse
+from kserve_wasm.tensors import TensorSpec
+from kserve_wasm.wasi_nn import GraphRegistry
+
+logger = logging.getLogger(__name__)
+
+_START_SECTION = 8
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+
+
+@dataclass(slots=True)
+class Timing:
+    """Where one request's time went, in nanoseconds: making the sandbox, the guest, taking its outputs."""
+
+    instantiate: int = 0
+    infer: int = 0
+    finish: int = 0
+
+
+class GuestModel:
+    """One version of one model, free of any protocol.
+
+    Args:
+        config: what to open.
+        cache: where compiled modules are kept; None compiles at every load.
+        metrics: what is counted.
+        binding: the way to the engine.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        cache: Path | None = None,
+        metrics: ModelMetrics | None = None,
+        binding: Callable[..., Binding] = UncheckedBinding,
+    ) -> None:
+        self.config = config
+        self.metrics = metrics or ModelMetrics(config.name, config.version)
+        self._cache = ModuleCache(cache)
+        self._bind = binding
+        self._binding: Binding | None = None
+        self._shape: ModuleShape | None = None
+        self._schedulers: dict[str, GraphScheduler] = {}
+        self._registry = GraphRegistry({})
+        self._specs: dict[str, TensorSpec] = {spec.name: spec for spec in config.inputs}
+        self._idle: list[Instance] = []
+        self._lock = threading.Lock()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What a client sends; empty where the model does not say."""
+        return self.config.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What a client gets; empty where the model does not say."""
+        return self.config.outputs
+
+    @property
+    def schedulers(self) -> dict[str, GraphScheduler]:
+        """The open graphs by name."""
+        return self._schedulers
+
+    def load(self) -> None:
+        """Opens the graphs, compiles the module (or maps it from the cache) and checks it.
+
+        Raises:
+            ArtifactError: the module is not one that this host can run.
+            BackendError, DeviceUnavailable: a graph cannot be opened.
+        """
+        config = self.config
+        started = time.monotonic()
+        try:
+            sections = read_sections(config.module)
+            compiled = self._cache.load(engine(), config.module, config.code_length, config.digest)
+            if not compiled.from_cache:
+                self.metrics.compiled(time.monotonic() - started)
+            self._shape = check_shape(compiled.module, config.module.name)
+            has_start = any(section.id == _START_SECTION for section in sections)
+            self._binding = self._bind(engine(), compiled.module, self._shape, has_start=has_start)
+            for source in config.graphs:
+                graph = open_graph(source, config.device)
+                self._schedulers[source.name] = DirectScheduler(graph, self.metrics.compute(source.name))
+        except BaseException:
+            self.close()
+            raise
+        self._registry = GraphRegistry(
+            self._schedulers, self._open_bytes if config.limits.load_bytes else None
+        )
+        self.metrics.loaded(time.monotonic() - started)
+
+    def _open_bytes(self, encoding: str, buffers: tuple[bytes, ...]) -> GraphScheduler:
+        """Opens a graph from a guest's own bytes, for WASI-NN ``load``."""
+        if len(buffers) != 1:
+            raise NotSupported(f"{encoding} graphs of {len(buffers)} buffers are not supported")
+        graph = open_graph(GraphSource("load", encoding, data=buffers[0]), self.config.device)
+        return DirectScheduler(graph, self.metrics.compute("load"))
+
+    def infer(
+        self, request: InferenceRequest, deadline: float = math.inf, timing: Timing | None = None
+    ) -> InferenceResponse:
+        """Answers one request on the calling thread.
+
+        Args:
+            request: the tensors.
+            deadline: ``time.monotonic()`` seconds; the model's own timeout counts besides.
+            timing: is filled in.
+
+        Raises:
+            WasmServingError: see :mod:`kserve_wasm.errors`; never anything else for what a guest or client does.
+        """
+        self._check(request)
+        start = time.monotonic()
+        deadline = min(deadline, start + self.config.limits.timeout)
+        if deadline <= start:
+            raise DeadlineExceeded("the deadline passed before the guest was started")
+        ticker = engine().ticker
+        instance: Instance | None = None
+        ticker.enter()
+        try:
+            instance = self._instance(request, deadline, ticks(deadline - start))
+            began = time.monotonic_ns()
+            errno = instance.call("infer")
+            ended = time.monotonic_ns()
+            response = instance.state.finish(errno)
+            if timing is not None:
+                timing.instantiate = began - int(start * 1e9)
+                timing.infer = ended - began
+                timing.finish = time.monotonic_ns() - ended
+        except GuestTrap as trap:
+            self.metrics.instance_trapped(trap.code)
+            self._discard(instance)
+            raise
+        except BaseException:
+            self._discard(instance)
+            raise
+        finally:
+            ticker.exit()
+        self._release(instance)
+        return response
+
+    def _check(self, request: InferenceRequest) -> None:
+        """Checks the inputs that the model declares; what it leaves open is the guest's to judge."""
+        if not self._specs:
+            return
+        for name, tensor in request.inputs.items():
+            spec = self._specs.get(name)
+            if spec is None:
+                raise InvalidRequest(
+                    f"unknown input '{name}': this model takes {', '.join(map(repr, self._specs))}"
+                )
+            spec.check(tensor)
+
+    def _instance(self, request: InferenceRequest, deadline: float, epoch_ticks: int) -> Instance:
+        """A new instance that is ready for ``infer``, or a kept one where the model allows it."""
+        if self.config.instances.reuse:
+            with self._lock:
+                kept = self._idle.pop() if self._idle else None
+            if kept is not None:
+                kept.set_deadline(epoch_ticks)
+                kept.state.begin(request, deadline)
+                return kept
+        if self._binding is None or self._shape is None:
+            raise ModelNotReady(f"model '{self.config.name}' is not loaded")
+        state = InstanceState(self._registry, self.config.limits, self.config.parameters, self._log)
+        self.metrics.instance_started()
+        instance = self._binding.instantiate(state, epoch_ticks)
+        try:
+            # What the guest opens before the first request is there for every one that the instance answers.
+            state.deadline = deadline
+            if self._shape.initialize:
+                instance.call("_initialize")
+            if self._shape.load:
+                errno = instance.call("load")
+                if errno:
+                    state.finish(errno, "load")
+            state.begin(request, deadline)
+        except BaseException:
+            self._discard(instance)
+            raise
+        return instance
+
+    def _release(self, instance: Instance) -> None:
+        if self.config.instances.reuse:
+            with self._lock:
+                # No more than can run at once: what a burst made is not kept for ever.
+                if self._binding is not None and len(self._idle) < (self.config.instances.workers or 1):
+                    self._idle.append(instance)
+                    return
+        self._discard(instance)
+
+    @staticmethod
+    def _discard(instance: Instance | None) -> None:
+        if instance is not None:
+            instance.state.close()
+            instance.close()
+
+    def _log(self, severity: int, message: str) -> None:
+        logger.log(_LEVELS[min(severity, 3)], "guest %s: %s", self.config.name, message)
+
+    def close(self) -> None:
+        """Frees graphs and kept instances; requests that run end first, new ones are refused."""
+        with self._lock:
+            self._binding = None
+            idle, self._idle = self._idle, []
+        for instance in idle:
+            self._discard(instance)
+        schedulers, self._schedulers = self._schedulers, {}
+        for scheduler in schedulers.values():
+            scheduler.close()

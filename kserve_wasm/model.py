@@ -1,0 +1,293 @@
+"""One version of one model as KServe serves it. The only place where the guest's world and KServe's meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from kserve import InferRequest, InferResponse, Model
+from kserve.metrics import PREDICT_HIST_TIME
+
+from kserve_wasm.artifact.config import ModelConfig
+from kserve_wasm.errors import DeadlineExceeded, GuestError, ModelNotReady, WasmServingError
+from kserve_wasm.guest import GuestModel, Timing
+from kserve_wasm.guest.pool import GuestPool, Job, Lane
+from kserve_wasm.guest.ticker import TICK
+from kserve_wasm.metrics import ModelMetrics, Statistics
+from kserve_wasm.protocol.kserve_types import from_infer_request, to_infer_response
+from kserve_wasm.protocol.v1 import decode_v1, encode_v1
+from kserve_wasm.request import InferenceRequest, InferenceResponse
+from kserve_wasm.tensors import TensorSpec
+
+logger = logging.getLogger(__name__)
+
+Outcome: TypeAlias = InferenceResponse | Exception
+"""What a request ends with."""
+
+INLINE_SECONDS = 200e-6
+"""A model whose requests take less than this on average runs them on the event loop: handing a request to a thread and
+its answer back costs about 55 µs, and more when both sides are awake and want the interpreter lock."""
+
+INLINE_BUDGET = 2 * TICK
+"""Seconds that a request may hold the event loop before it is stopped there and run again on a thread. Running it
+again is sound: an instance leaves nothing behind."""
+
+INLINE_BYTES = 64 * 1024
+"""A larger request always goes to a thread, whatever those before it took."""
+
+
+class Pace:
+    """How long a model's requests take, as a moving average of about the last ten."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = math.inf
+
+    def add(self, seconds: float) -> None:
+        """Counts one request."""
+        known = self.seconds
+        self.seconds = seconds if known == math.inf else known + 0.1 * (seconds - known)
+
+    def surprised(self) -> None:
+        """Forgets the past after a request that took far longer: it takes some fifty quick ones to be trusted again."""
+        self.seconds = 100 * INLINE_SECONDS
+
+
+class WasmModel(Model):  # type: ignore[misc]
+    """A ``kserve.Model`` over a :class:`~kserve_wasm.guest.GuestModel`.
+
+    Args:
+        config: what to serve.
+        name: the name it is served under; the model's own when None.
+        pool: the threads that run guests.
+        cache: where compiled modules are kept.
+
+    Attributes:
+        version: the version it serves.
+        metrics: what is counted of it.
+    """
+
+    def __init__(
+        self, config: ModelConfig, pool: GuestPool, name: str | None = None, cache: Path | None = None
+    ) -> None:
+        super().__init__(name or config.name)
+        self.config = config
+        self.version = config.version
+        observe = PREDICT_HIST_TIME.labels(model_name=self.name).observe
+        self.metrics = ModelMetrics(self.name, self.version, observe)
+        self.guest = GuestModel(config, cache, self.metrics)
+        self._pace = Pace()
+        workers = config.instances.workers or max(2, len(os.sched_getaffinity(0)))
+        self._lane = Lane(pool, workers, config.instances.queue)
+        self.metrics.watch(lambda: self._lane.running + self._lane.waiting, lambda: self._lane.waiting)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What a client sends; empty where the model does not say."""
+        return self.guest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What a client gets; empty where the model does not say."""
+        return self.guest.outputs
+
+    @property
+    def statistics(self) -> Statistics:
+        """Counts and durations, for the statistics extension."""
+        return self.metrics.statistics
+
+    def load(self) -> bool:
+        """Opens graphs and compiles the module; raises ModelLoadError or BackendError when it cannot."""
+        self.guest.load()
+        self.ready = True
+        return self.ready
+
+    def start(self) -> None:
+        """Nothing: the SDK's own would make a model ready that is not loaded."""
+
+    def stop(self) -> None:
+        """Answers no more requests, waits for those that run, and frees everything."""
+        self.ready = False
+        self.guest.close()
+        self.metrics.remove()
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """The inputs for V2 metadata."""
+        return [_metadata(spec) for spec in self.inputs]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """The outputs for V2 metadata."""
+        return [_metadata(spec) for spec in self.outputs]
+
+    def submit(
+        self, request: InferenceRequest, deadline: float, done: Callable[[Outcome], None]
+    ) -> Submission:
+        """Starts one inference; to be called on the event loop.
+
+        Args:
+            request: the tensors.
+            deadline: ``time.monotonic()`` seconds; the model's own timeout counts besides.
+            done: called once on the event loop with the outcome, possibly before this returns; not after
+                :meth:`Submission.cancel`.
+        """
+        deadline = min(deadline, time.monotonic() + self.config.limits.timeout)
+        submission = Submission(self, request, deadline, done)
+        if not self.ready:
+            done(ModelNotReady(f"model '{self.name}' version {self.version} is not ready"))
+        elif not self._may_run_inline(request) or not submission.run_inline():
+            submission.run_on_thread()
+        return submission
+
+    def _may_run_inline(self, request: InferenceRequest) -> bool:
+        return (
+            self._pace.seconds < INLINE_SECONDS
+            and not self._lane.waiting
+            and sum(tensor.nbytes for tensor in request.inputs.values()) <= INLINE_BYTES
+        )
+
+    async def infer(self, request: InferenceRequest, deadline: float = math.inf) -> InferenceResponse:
+        """Answers one request.
+
+        Raises:
+            WasmServingError: see :mod:`kserve_wasm.errors`.
+        """
+        answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome) -> None:
+            if answer.done():
+                return
+            if isinstance(outcome, InferenceResponse):
+                answer.set_result(outcome)
+            else:
+                answer.set_exception(outcome)
+
+        submission = self.submit(request, deadline, done)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            submission.cancel()
+            raise
+
+    async def predict(
+        self, payload: dict[str, Any] | InferRequest, headers: dict[str, str] | None = None
+    ) -> dict[str, Any] | InferResponse:
+        """Answers a payload of the SDK: a V1 body, or its own V2 request (from a transformer in process)."""
+        del headers
+        if isinstance(payload, InferRequest):
+            response = await self.infer(from_infer_request(payload))
+            return to_infer_response(response, payload, self.name, self.version)
+        request, shape = decode_v1(payload, self.inputs)
+        return encode_v1(await self.infer(request), shape)
+
+
+class Submission:
+    """One inference on its way."""
+
+    __slots__ = ("_cancelled", "_deadline", "_done", "_job", "_loop", "_model", "_request", "_timer")
+
+    def __init__(
+        self, model: WasmModel, request: InferenceRequest, deadline: float, done: Callable[[Outcome], None]
+    ) -> None:
+        self._model = model
+        self._request = request
+        self._deadline = deadline
+        self._done = done
+        self._cancelled = False
+        self._job: Job | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def cancel(self) -> None:
+        """The client is gone: a waiting request is not run, and the outcome of a running one is dropped."""
+        self._cancelled = True
+        if self._job is not None:
+            self._model._lane.discard(self._job)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def run_inline(self) -> bool:
+        """Runs the request here and now; False when it took too long and must run on a thread."""
+        limit = time.monotonic() + INLINE_BUDGET
+        try:
+            outcome = self._infer(min(self._deadline, limit), 0)
+        except DeadlineExceeded as error:
+            if limit < self._deadline:
+                self._model._pace.surprised()
+                return False
+            outcome = error
+        self._done(outcome)
+        return True
+
+    def run_on_thread(self) -> None:
+        """Hands the request to a thread, or lets it wait for one."""
+        self._loop = asyncio.get_running_loop()
+        self._job = Job(self._run, self._answer, self._deadline)
+        try:
+            started = self._model._lane.submit(self._job)
+        except WasmServingError as error:
+            self._done(error)
+            return
+        if not started:
+            self._timer = self._loop.call_later(self._deadline - time.monotonic(), self._expire)
+
+    def _expire(self) -> None:
+        if self._job is not None and self._model._lane.discard(self._job):
+            self._deliver(DeadlineExceeded("the deadline passed while the request waited for a worker"))
+
+    def _run(self) -> None:
+        """On a pool thread."""
+        assert self._job is not None
+        waited = time.monotonic() - self._job.queued_at
+        try:
+            self._answer(self._infer(self._deadline, int(waited * 1e9)))
+        except WasmServingError as error:
+            self._answer(error)
+
+    def _infer(self, deadline: float, queued_ns: int) -> Outcome:
+        """The outcome, counted. Raises only DeadlineExceeded."""
+        model = self._model
+        timing = Timing()
+        start = time.monotonic_ns()
+        try:
+            response = model.guest.infer(self._request, deadline, timing)
+        except DeadlineExceeded:
+            raise
+        except WasmServingError as error:
+            # What the traceback holds (tensors, the instance) would live as long as the error.
+            model.statistics.failed(time.monotonic_ns() - start + queued_ns)
+            return error.with_traceback(None)
+        except Exception:
+            logger.exception("Request to model %s failed", model.name)
+            model.statistics.failed(time.monotonic_ns() - start + queued_ns)
+            return GuestError("the request failed for a reason of the server's own; its log says more")
+        total = time.monotonic_ns() - start
+        model._pace.add(total * 1e-9)
+        model.metrics.queued(queued_ns * 1e-9)
+        model.statistics.succeeded(
+            total + queued_ns, queued_ns, timing.instantiate, timing.infer, timing.finish
+        )
+        return response
+
+    def _answer(self, outcome: Outcome) -> None:
+        """From a pool thread to the event loop, unless that has ended."""
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._deliver, outcome)
+
+    def _deliver(self, outcome: Outcome) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._cancelled:
+            self._done(outcome)
+
+
+def _metadata(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.dtype.name, "shape": spec.v2_shape}
