@@ -13,7 +13,6 @@ from kserve_wasm.guest.state import InstanceState
 from kserve_wasm.request import Parameter
 from kserve_wasm.tensors import Tensor
 from kserve_wasm.tensors.dtypes import BY_ONNX, DType
-from kserve_wasm.wasi_nn import witx
 from kserve_wasm.wasi_nn.host_function import INVALID_ARGUMENT, NOT_FOUND, SUCCESS, TOO_LARGE, HostFunction
 from kserve_wasm.wasi_nn.state import AnyTensor, BorrowedTensor, text_bytes
 from kserve_wasm.wasi_nn.tensor_types import MAX_DIMS, fits_an_array
@@ -231,27 +230,27 @@ def _log(state: InstanceState, severity: int, message: int, length: int) -> int:
 def _graph_input_index(state: InstanceState, graph: int, name: int, length: int, index_out: int) -> int:
     opened = state.graphs.get(graph)
     if opened is None:
-        return witx.no_graph(state, graph)
+        return state.no_graph(graph)
     return _index(state, "input", [spec.name for spec in opened.inputs], name, length, index_out)
 
 
 def _graph_output_index(state: InstanceState, graph: int, name: int, length: int, index_out: int) -> int:
     opened = state.graphs.get(graph)
     if opened is None:
-        return witx.no_graph(state, graph)
+        return state.no_graph(graph)
     return _index(state, "output", [spec.name for spec in opened.outputs], name, length, index_out)
 
 
 def _set_input_tensor(state: InstanceState, context: int, index: int, tensor: int) -> int:
     opened = state.contexts.get(context)
     if opened is None:
-        return witx.no_context(state, context)
+        return state.no_context(context)
     found = state.tensors.get(tensor)
     if found is None:
         return _no_tensor(state, tensor)
     specs = opened.graph.inputs
     if index >= len(specs):
-        return witx.no_input(state, opened, index)
+        return state.no_input(opened, index)
     state.set_input(opened, specs[index].name, found)
     return SUCCESS
 
@@ -259,7 +258,7 @@ def _set_input_tensor(state: InstanceState, context: int, index: int, tensor: in
 def _get_output_tensor(state: InstanceState, context: int, index: int, tensor_out: int) -> int:
     opened = state.contexts.get(context)
     if opened is None:
-        return witx.no_context(state, context)
+        return state.no_context(context)
     tensor = state.output(opened, index)
     if isinstance(tensor, int):
         return tensor

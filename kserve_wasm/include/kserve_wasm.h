@@ -4,7 +4,8 @@
  *
  *     memory                    its linear memory
  *     uint32_t infer(void)      answers one request; KW_SUCCESS, or any other value when it fails
- *     uint32_t load(void)       optional: called once in every new instance, before its first infer
+ *     uint32_t load(void)       optional: called once in every new instance, before its first infer; what it opens and
+ *                               sets is there, as it left it, at every request of the instance
  *     void _initialize(void)    optional: the constructor of a WASI reactor, called before load
  *
  * and imports what it needs of the functions below, all from the module "kserve_wasm", beside WASI-NN's own
@@ -12,7 +13,8 @@
  * instance: static data is as the module defines it, and nothing of an earlier request is there.
  *
  * Tensors are handles to host memory. Their bytes enter the guest's memory only where it reads them. Handles end with
- * the request; kw_tensor_drop ends one earlier. Handle 0 is never valid. Names are UTF-8, given by address and length.
+ * the request; kw_tensor_drop ends one earlier. Handle 0 is never valid, and no handle is given twice. Names are UTF-8,
+ * given by address and length, and of at most 4096 bytes.
  *
  * Every function returns a kw_errno. Outputs through pointers are written only on KW_SUCCESS, except that a buffer
  * that is too small gets the needed length in *length_out beside KW_TOO_LARGE. A range outside the guest's memory is
@@ -116,7 +118,8 @@ KW_IMPORT("request_id") kw_errno kw_request_id(char *buffer, uint32_t capacity, 
 KW_IMPORT("tensor_create") kw_errno kw_tensor_create(kw_dtype dtype, const int64_t *dims, uint32_t n_dims,
                                                      const void *data, uint32_t data_length, kw_tensor *tensor_out);
 /* The same without a copy: the tensor is this range of the guest's memory, which must not change while the handle or a
- * context that it was set on may still use it. What is an output when infer returns is copied then. Not for KW_BYTES. */
+ * context that it was set on may still use it. What is an output when infer returns is copied then. Not for KW_BYTES;
+ * the address must be a multiple of the element's size. */
 KW_IMPORT("tensor_borrow") kw_errno kw_tensor_borrow(kw_dtype dtype, const int64_t *dims, uint32_t n_dims,
                                                      const void *data, uint32_t data_length, kw_tensor *tensor_out);
 KW_IMPORT("tensor_info") kw_errno kw_tensor_info_get(kw_tensor tensor, kw_tensor_info *info_out);
@@ -135,8 +138,10 @@ KW_IMPORT("output_requested") kw_errno kw_output_requested(const char *name, uin
 /* A parameter of the response, as text. */
 KW_IMPORT("output_parameter") kw_errno kw_output_parameter(const char *name, uint32_t length, const char *value,
                                                            uint32_t value_length);
-/* The reason of a failure, for the client to read; infer should then return a value other than KW_SUCCESS. */
+/* The reason of a failure, for the client to read; infer should then return a value other than KW_SUCCESS. The last call
+ * counts, and its first 4096 bytes. */
 KW_IMPORT("fail") kw_errno kw_fail(uint32_t whose, const char *message, uint32_t length);
+/* A line for the server's log. KW_TOO_LARGE when the request has written as much as it may. */
 KW_IMPORT("log") kw_errno kw_log(uint32_t severity, const char *message, uint32_t length);
 
 /* --- Graphs: WASI-NN over handles ------------------------------------------------------------------------------- */

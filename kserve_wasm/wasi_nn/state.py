@@ -14,8 +14,9 @@ import numpy as np
 
 from kserve_wasm.artifact.config import Limits
 from kserve_wasm.batching.base import GraphScheduler
-from kserve_wasm.errors import WasmServingError
+from kserve_wasm.errors import GuestError, InvalidRequest, WasmServingError
 from kserve_wasm.tensors import DType, Tensor
+from kserve_wasm.tensors.tensor import BytesLike
 from kserve_wasm.wasi_nn.host_function import (
     INVALID_ARGUMENT,
     RUNTIME_ERROR,
@@ -52,12 +53,18 @@ class BorrowedTensor:
         self.nbytes = nbytes
 
     def over(self, memory: GuestMemory) -> Tensor:
-        """The tensor as a view of ``memory``, for use until the host function returns."""
-        return Tensor.from_buffer(self.dtype, self.shape, memory.view(self.address, self.nbytes))
+        """The tensor as a view of ``memory``, for use until the host function returns. Raises GuestError."""
+        return self._of(memory.view(self.address, self.nbytes))
 
     def copied(self, memory: GuestMemory) -> Tensor:
-        """The tensor as it is now, in host memory."""
-        return Tensor.from_buffer(self.dtype, self.shape, bytes(memory.view(self.address, self.nbytes)))
+        """The tensor as it is now, in host memory. Raises GuestError."""
+        return self._of(bytes(memory.view(self.address, self.nbytes)))
+
+    def _of(self, data: BytesLike) -> Tensor:
+        try:
+            return Tensor.from_buffer(self.dtype, self.shape, data)
+        except InvalidRequest as error:  # BOOL that is neither 0 nor 1; the guest's doing, not the client's
+            raise GuestError(f"a tensor that the guest lent: {error}") from None
 
 
 AnyTensor: TypeAlias = Tensor | BorrowedTensor
@@ -169,6 +176,19 @@ class NNState:
         """Keeps ``reason`` and returns ``errno``."""
         self.reason = reason
         return errno
+
+    def no_graph(self, handle: int) -> int:
+        """The failure of a call with a handle that is no graph's."""
+        return self.fail(INVALID_ARGUMENT, f"{handle} is not the handle of an open graph")
+
+    def no_context(self, handle: int) -> int:
+        """The failure of a call with a handle that is no execution context's."""
+        return self.fail(INVALID_ARGUMENT, f"{handle} is not the handle of an open execution context")
+
+    def no_input(self, context: ExecutionContext, index: int) -> int:
+        """The failure of a call with an index that is no input's."""
+        names = ", ".join(f"{i}: '{spec.name}'" for i, spec in enumerate(context.graph.inputs))
+        return self.fail(INVALID_ARGUMENT, f"the graph has the inputs {names}; got index {index}")
 
     # --- Handles
 

@@ -1,7 +1,7 @@
 """Element types of WASI-NN tensors: three numberings told apart.
 
-A type's number alone does not name it: 3 is ``u8`` today, was ``i32`` until 2023, and is ``bf16`` in WAMR 2.1 to 2.3. With
-the bytes that an element takes, which the length of the data tells, it does. No pair means two types.
+A type's number alone does not name it: 3 is ``u8`` today, was ``i32`` until 2023, and is ``bf16`` in WAMR 2.1 to 2.3.
+Together with the bytes that an element takes, which the length of the data tells, it does: no pair means two types.
 """
 
 from __future__ import annotations

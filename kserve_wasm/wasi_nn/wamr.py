@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 
-from kserve_wasm.wasi_nn import tensor_types, witx
+from kserve_wasm.wasi_nn import tensor_types, transfer, witx
 from kserve_wasm.wasi_nn.host_function import INVALID_ARGUMENT, SUCCESS, TOO_LARGE, HostFunction
 from kserve_wasm.wasi_nn.state import NNState
 
@@ -30,21 +30,21 @@ def set_input(state: NNState, context: int, index: int, tensor: int) -> int:
     """See :func:`.witx.set_input`; the length of the data follows from its type and dimensions."""
     opened = state.contexts.get(context)
     if opened is None:
-        return witx.no_context(state, context)
+        return state.no_context(context)
     if index >= len(opened.graph.inputs):
-        return witx.no_input(state, opened, index)
+        return state.no_input(opened, index)
     spec = opened.graph.inputs[index]
     memory = state.memory
     dims_record, tag, data = _TENSOR.unpack(memory.view(tensor, _TENSOR.size))
     dims_at, n_dims = _ARRAY.unpack(memory.view(dims_record, _ARRAY.size))
-    dims = witx.read_dims(state, dims_at, n_dims)
+    dims = transfer.read_dims(state, dims_at, n_dims)
     if dims is None:
         return INVALID_ARGUMENT
     if not tensor_types.may_mean(tag, spec.dtype):
         return state.fail(
             INVALID_ARGUMENT, f"input '{spec.name}' takes {spec.dtype}; the guest gave type number {tag}"
         )
-    return witx.copy_input(
+    return transfer.copy_input(
         state, opened, spec, dims, tag, memory.view(data, math.prod(dims) * (spec.dtype.itemsize or 1))
     )
 
@@ -53,11 +53,11 @@ def get_output(state: NNState, context: int, index: int, buffer: int, size_inout
     """See :func:`.witx.get_output`; ``size_inout`` points to the buffer's size and gets the output's."""
     opened = state.contexts.get(context)
     if opened is None:
-        return witx.no_context(state, context)
+        return state.no_context(context)
     tensor = state.output(opened, index)
     if isinstance(tensor, int):
         return tensor
-    data = witx.output_bytes(tensor)
+    data = transfer.output_bytes(tensor)
     memory = state.memory
     words, capacity = (len(data) + 3) // 4, memory.read_u32(size_inout)
     if words > capacity:

@@ -2,26 +2,14 @@
 
 Guests of every age link: numbers of tensor types and encodings are told apart as :mod:`.tensor_types` and
 :mod:`.encodings` describe. WasmEdge's ``*_single`` calls stream tokens of a GGML graph; no other graph has them.
-
-The bytes of ``set_input`` are copied, once: guests reuse the buffer. ``set_input_tensor`` of ``kserve_wasm.h`` does
-without.
-
-An input of type ``BYTES`` takes ``u8`` data as one element, and an output with one element gives that element's bytes:
-so prompts and texts need no framing. With any other number of elements the data is the V2 raw encoding, each element
-behind its length in four bytes.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import struct
-from typing import TypeAlias
 
-from kserve_wasm.errors import InvalidRequest
-from kserve_wasm.tensors import Tensor, TensorSpec
-from kserve_wasm.tensors.dtypes import UINT8
-from kserve_wasm.wasi_nn import encodings, tensor_types
+from kserve_wasm.wasi_nn import encodings, transfer
 from kserve_wasm.wasi_nn.host_function import (
     INVALID_ARGUMENT,
     INVALID_ENCODING,
@@ -31,19 +19,16 @@ from kserve_wasm.wasi_nn.host_function import (
     UNSUPPORTED_OPERATION,
     HostFunction,
 )
-from kserve_wasm.wasi_nn.state import ExecutionContext, NNState, OpenGraph, text_bytes
+from kserve_wasm.wasi_nn.state import ExecutionContext, NNState, OpenGraph
 
 MODULE = "wasi_ephemeral_nn"
 
 # struct tensor: dims, n_dims, type (one byte; guests leave garbage in the three behind it), data, length of data.
 _TENSOR = struct.Struct("<IIBxxxII")
 _PAIR = struct.Struct("<II")
-_DIMS = tuple(struct.Struct(f"<{n}I") for n in range(tensor_types.MAX_DIMS + 1))
 _MAX_BUILDERS = 8
 _MAX_CONFIG = 64 * 1024
 _TARGETS = 4  # cpu, gpu, tpu, and WasmEdge's auto
-
-Buffer: TypeAlias = bytes | memoryview
 
 
 # --- Graphs
@@ -129,7 +114,7 @@ def load_by_name_with_config(
 def unload(state: NNState, graph: int) -> int:
     """Ends a graph handle and its execution contexts (WasmEdge)."""
     if graph not in state.graphs:
-        return no_graph(state, graph)
+        return state.no_graph(graph)
     state.close_graph(graph)
     return SUCCESS
 
@@ -141,7 +126,7 @@ def init_execution_context(state: NNState, graph: int, context_out: int) -> int:
     """Opens an execution context of a graph."""
     opened = state.graphs.get(graph)
     if opened is None:
-        return no_graph(state, graph)
+        return state.no_graph(graph)
     handle = state.new_handle(context_out)
     if not handle:
         return TOO_LARGE
@@ -153,22 +138,22 @@ def set_input(state: NNState, context: int, index: int, tensor: int) -> int:
     """Copies a tensor of the guest's memory into an input."""
     opened = state.contexts.get(context)
     if opened is None:
-        return no_context(state, context)
+        return state.no_context(context)
     specs = opened.graph.inputs
     if index >= len(specs):
-        return no_input(state, opened, index)
+        return state.no_input(opened, index)
     memory = state.memory
     dims_at, n_dims, tag, data, length = _TENSOR.unpack(memory.view(tensor, _TENSOR.size))
-    dims = read_dims(state, dims_at, n_dims)
+    dims = transfer.read_dims(state, dims_at, n_dims)
     if dims is None:
         return INVALID_ARGUMENT
-    return copy_input(state, opened, specs[index], dims, tag, memory.view(data, length))
+    return transfer.copy_input(state, opened, specs[index], dims, tag, memory.view(data, length))
 
 
 def compute(state: NNState, context: int) -> int:
     """Runs the graph on the inputs set, perhaps together with other instances' calls."""
     opened = state.contexts.get(context)
-    return no_context(state, context) if opened is None else state.compute(opened)
+    return state.no_context(context) if opened is None else state.compute(opened)
 
 
 def get_output(
@@ -180,11 +165,11 @@ def get_output(
     """
     opened = state.contexts.get(context)
     if opened is None:
-        return no_context(state, context)
+        return state.no_context(context)
     tensor = state.output(opened, index)
     if isinstance(tensor, int):
         return tensor
-    data = output_bytes(tensor)
+    data = transfer.output_bytes(tensor)
     size = len(data)
     memory = state.memory
     if size > buffer_len:
@@ -199,14 +184,14 @@ def get_output(
 def finalize_execution_context(state: NNState, context: int) -> int:
     """Ends an execution context (WasmEdge)."""
     if context not in state.contexts:
-        return no_context(state, context)
+        return state.no_context(context)
     state.close_context(context)
     return SUCCESS
 
 
 def compute_single(state: NNState, context: int) -> int:
     """Refused: no graph here gives its output token by token (WasmEdge, GGML)."""
-    return no_context(state, context) if context not in state.contexts else _no_stream(state)
+    return state.no_context(context) if context not in state.contexts else _no_stream(state)
 
 
 def get_output_single(
@@ -214,108 +199,6 @@ def get_output_single(
 ) -> int:
     """Refused, as ``compute_single``."""
     return compute_single(state, context)
-
-
-# --- What both dialects and the tensor ABI share
-
-
-def no_graph(state: NNState, handle: int) -> int:
-    """The failure of a call with a handle that is no graph's."""
-    return state.fail(INVALID_ARGUMENT, f"{handle} is not the handle of an open graph")
-
-
-def no_context(state: NNState, handle: int) -> int:
-    """The failure of a call with a handle that is no execution context's."""
-    return state.fail(INVALID_ARGUMENT, f"{handle} is not the handle of an open execution context")
-
-
-def no_input(state: NNState, context: ExecutionContext, index: int) -> int:
-    """The failure of a call with an index that is no input's."""
-    names = ", ".join(f"{i}: '{spec.name}'" for i, spec in enumerate(context.graph.inputs))
-    return state.fail(INVALID_ARGUMENT, f"the graph has the inputs {names}; got index {index}")
-
-
-def read_dims(state: NNState, address: int, n_dims: int) -> tuple[int, ...] | None:
-    """``n_dims`` dimensions of u32 at ``address``; None, with a reason, when no array can have them."""
-    if n_dims <= tensor_types.MAX_DIMS:
-        layout = _DIMS[n_dims]
-        dims: tuple[int, ...] = layout.unpack(state.memory.view(address, layout.size))
-        if tensor_types.fits_an_array(dims):
-            return dims
-    state.reason = (
-        f"a tensor may have {tensor_types.MAX_DIMS} dimensions and 2^60 bytes, got {n_dims} dimensions"
-    )
-    return None
-
-
-def copy_input(
-    state: NNState,
-    context: ExecutionContext,
-    spec: TensorSpec,
-    dims: tuple[int, ...],
-    tag: int,
-    data: memoryview,
-) -> int:
-    """Makes a copy of ``data`` the input ``spec`` of ``context``; ``tag`` is the guest's number of the type."""
-    elements, size = math.prod(dims), len(data)
-    if spec.dtype.itemsize == 0 and tensor_types.may_mean(tag, spec.dtype):
-        return _copy_text(state, context, spec, dims, data)
-    if spec.dtype is UINT8 and elements == 1 and size > 1:
-        dims, elements = (size,), size  # GGML guests send [1] for N bytes of text
-    if spec.dtype.itemsize == 0 or not tensor_types.fits(tag, elements, size, spec.dtype):
-        return state.fail(
-            INVALID_ARGUMENT,
-            f"input '{spec.name}' takes {spec.dtype} with shape {spec.v2_shape}; the guest gave "
-            f"{tensor_types.describe(tag, elements, size)}, shape {list(dims)}",
-        )
-    copy = context.copies.get(spec.name)
-    if copy is not None and context.inputs[spec.name].shape == dims:
-        copy[:] = data
-        return SUCCESS
-    if not state.has_room(size):
-        return TOO_LARGE
-    own = bytearray(data)
-    _take(state, context, spec.name, Tensor.from_buffer(spec.dtype, dims, own))
-    context.copies[spec.name] = memoryview(own)
-    return SUCCESS
-
-
-def _copy_text(
-    state: NNState, context: ExecutionContext, spec: TensorSpec, dims: tuple[int, ...], data: memoryview
-) -> int:
-    elements, size, prefix = math.prod(dims), len(data), b""
-    if elements == 1 or 0 < elements == size:
-        dims = dims if elements == 1 else (1,) * len(spec.shape)
-        elements, prefix = 1, size.to_bytes(4, "little")
-    # Elements are objects: the data bounds their number before any is made.
-    if 4 * elements > size + len(prefix):
-        return state.fail(
-            INVALID_ARGUMENT,
-            f"input '{spec.name}' takes {elements} elements, each behind its length in four bytes; got {size} bytes",
-        )
-    if not state.has_room(text_bytes(size + len(prefix), elements)):
-        return TOO_LARGE
-    encoded = prefix + data
-    try:
-        tensor = Tensor.from_buffer(spec.dtype, dims, encoded)
-    except InvalidRequest as error:
-        return state.fail(INVALID_ARGUMENT, f"input '{spec.name}': {error}")
-    _take(state, context, spec.name, tensor)
-    return SUCCESS
-
-
-def _take(state: NNState, context: ExecutionContext, name: str, tensor: Tensor) -> None:
-    state.hold(tensor)
-    state.set_input(context, name, tensor)
-    state.release(tensor)
-
-
-def output_bytes(tensor: Tensor) -> Buffer:
-    """What ``get_output`` gives of a tensor."""
-    if tensor.dtype.itemsize == 0 and tensor.size == 1:
-        text: bytes = tensor.numpy().item()
-        return text
-    return tensor.buffer()
 
 
 def _no_stream(state: NNState) -> int:
