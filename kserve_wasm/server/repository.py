@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,8 +143,20 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
         """Serve a model that was made elsewhere, as :meth:`kserve.ModelServer.register_model` does."""
         self._serve(name or model.name, [model])
 
+    @property
+    def loading(self) -> bool:
+        """Whether a model is being loaded."""
+        return bool(self._loading)
+
     async def load_models(self) -> None:
-        """Load every model of the directory; what fails is logged and stands in the index."""
+        """Load every model of the directory; what fails is logged and stands in the index.
+
+        Raises:
+            ModelLoadError: the directory is that of one model, and that failed.
+        """
+        if self._single is not None:
+            await self.load(self._single)
+            return
         self._wanted.update(self._names())
         for name in sorted(self._wanted):
             # Their failures are logged and kept where they happen.
@@ -192,7 +205,7 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
             configs = select_versions(await asyncio.to_thread(self._read_configs, directory, name))
             for config in configs:
                 version = config.version
-                opened.append(await asyncio.to_thread(self._open_model, config))
+                opened.append(await asyncio.to_thread(self._open_model, replace(config, name=name)))
             if self._loading.get(name) is not asyncio.current_task():
                 raise ModelNotReady(f"model '{name}' was unloaded while it loaded")
         except Exception as error:

@@ -29,7 +29,7 @@ class Health:
     def __init__(self, repository: WasmModelRepository) -> None:
         self._repository = repository
 
-    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """Make the handler of each method, by its name."""
         return {
             "Check": grpc.unary_unary_rpc_method_handler(self._check),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncIterator
@@ -10,12 +11,14 @@ from typing import Any
 
 import grpc
 
-from kserve_wasm.metrics import UNKNOWN_MODEL
+from kserve_wasm.metrics import UNKNOWN_MODEL, ProtocolMetrics
 from kserve_wasm.protocol.checks import check_inputs, check_outputs
 from kserve_wasm.server.grpc import codec
 from kserve_wasm.server.grpc.messages import ModelStreamInferResponse
 from kserve_wasm.server.grpc.status import abort, status_of
 from kserve_wasm.server.repository import WasmModelRepository
+
+logger = logging.getLogger(__name__)
 
 
 class _FailedError(Exception):
@@ -34,10 +37,12 @@ class Inference:
 
     Args:
         repository: where the models are.
+        log_requests: write a log line for each request.
     """
 
-    def __init__(self, repository: WasmModelRepository) -> None:
+    def __init__(self, repository: WasmModelRepository, log_requests: bool) -> None:
         self._repository = repository
+        self._log_requests = log_requests
 
     async def infer(self, data: bytes, context: Any) -> bytes:
         """Answer one ``ModelInferRequest`` with a ``ModelInferResponse``."""
@@ -80,11 +85,19 @@ class Inference:
                 check_outputs(request.outputs, model.outputs)
             answer = codec.encode(await model.infer(request, deadline), model.name, model.version, request_id)
         except asyncio.CancelledError:
-            metrics.finished("CANCELLED", time.monotonic() - started, len(data), 0)
+            self._finished(metrics, "CANCELLED", started, len(data), 0)
             raise
         except Exception as error:
             code, text = status_of(error)
-            metrics.finished(code.name, time.monotonic() - started, len(data), 0)
+            self._finished(metrics, code.name, started, len(data), 0)
             raise _FailedError(code, text, error, request_id) from None
-        metrics.finished("OK", time.monotonic() - started, len(data), answer.ByteSize())
+        self._finished(metrics, "OK", started, len(data), answer.ByteSize())
         return answer
+
+    def _finished(
+        self, metrics: ProtocolMetrics, code: str, started: float, received: int, sent: int
+    ) -> None:
+        seconds = time.monotonic() - started
+        metrics.finished(code, seconds, received, sent)
+        if self._log_requests:
+            logger.info("ModelInfer %s: %.3f ms, %d bytes in, %d out", code, seconds * 1e3, received, sent)

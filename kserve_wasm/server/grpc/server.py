@@ -16,7 +16,7 @@ from kserve_wasm.server.repository import WasmModelRepository
 
 
 def make_server(
-    repository: WasmModelRepository, address: str, max_receive: int, max_send: int
+    repository: WasmModelRepository, address: str, max_receive: int, max_send: int, log_requests: bool
 ) -> tuple[grpc.aio.Server, int]:
     """Make a server that listens on ``address`` and is not started yet.
 
@@ -24,7 +24,8 @@ def make_server(
         repository: where the models are.
         address: host and port; port 0 takes a free one.
         max_receive: bytes of the largest message it takes; a larger one ends with RESOURCE_EXHAUSTED.
-        max_send: bytes of the largest message it gives.
+        max_send: bytes of the largest message it gives; -1 for any size.
+        log_requests: write a log line for each inference.
 
     Returns:
         The server and its port.
@@ -40,7 +41,7 @@ def make_server(
             ("grpc.so_reuseport", 0),
         ]
     )
-    inference = Inference(repository)
+    inference = Inference(repository, log_requests)
     methods = Service(repository).handlers()
     methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(inference.infer)
     methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(inference.stream)

@@ -26,7 +26,7 @@ class Service:
     def __init__(self, repository: WasmModelRepository) -> None:
         self._repository = repository
 
-    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """Make the handler of each method, by its name."""
         methods: dict[str, Callable[[Any], Awaitable[dict[str, Any]]]] = {
             "ServerLive": self._server_live,
@@ -97,7 +97,7 @@ def _model_name(request: Any) -> str:
     return name
 
 
-def _unary(name: str, method: Callable[[Any], Awaitable[dict[str, Any]]]) -> grpc.RpcMethodHandler:
+def _unary(name: str, method: Callable[[Any], Awaitable[dict[str, Any]]]) -> grpc.RpcMethodHandler[Any, Any]:
     request_class = message(f"inference.{name}Request")
     answer_class = message(f"inference.{name}Response")
 

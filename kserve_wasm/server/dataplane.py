@@ -1,0 +1,43 @@
+"""The SDK's data plane, with answers that follow the models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kserve.protocol.dataplane import DataPlane
+
+from kserve_wasm.server.metadata import model_metadata, server_metadata
+from kserve_wasm.server.repository import WasmModelRepository
+
+
+class WasmDataPlane(DataPlane):  # type: ignore[misc]  # the SDK has no types
+    """What the SDK's own routes (V1, liveness) ask."""
+
+    def __init__(self, repository: WasmModelRepository) -> None:
+        super().__init__(repository)
+        self._repository = repository
+
+    def metadata(self) -> dict[str, Any]:
+        """Give the server's V2 metadata."""
+        return server_metadata()
+
+    async def model_metadata(self, model_name: str) -> dict[str, Any]:
+        """Give a model's V2 metadata."""
+        return model_metadata(self._repository, self._repository.find(model_name))
+
+    def get_model_from_registry(self, name: str) -> Any:
+        """Find a model; raises ModelNotFound or ModelNotReady."""
+        return self._repository.find(name)
+
+    async def get_model(self, name: str) -> Any:
+        """Find a model. The SDK would load one that is not ready, on the event loop."""
+        return self._repository.find(name)
+
+    async def ready(self) -> bool:
+        """Tell whether all models are ready and the server is not draining; the SDK always says yes."""
+        return self._repository.ready
+
+    async def model_ready(self, model_name: str, disable_predictor_health_check: bool = False) -> bool:  # noqa: ARG002
+        """Tell that a model is ready; raises ModelNotFound or ModelNotReady."""
+        self._repository.find(model_name)
+        return True

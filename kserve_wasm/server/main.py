@@ -1,0 +1,91 @@
+"""``python -m kserve_wasm`` and ``kserve-wasm serve``: from flags to a running server."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kserve_wasm.artifact import ModelConfig, find_model_dirs, is_model_dir, load_model_dir
+from kserve_wasm.errors import ModelLoadError
+from kserve_wasm.server.settings import Settings, make_parser, parse_settings
+
+if TYPE_CHECKING:
+    from kserve_wasm.guest.pool import GuestPool
+    from kserve_wasm.model import WasmModel
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve models until a signal ends it.
+
+    Args:
+        argv: the flags; those of the process when None.
+
+    Returns:
+        The exit status; see :meth:`kserve_wasm.server.server.WasmModelServer.start`.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    # The SDK parses sys.argv when it is imported: it must see the same flags, and no subcommand before them.
+    sys.argv = [sys.argv[0], *argv]
+    import kserve.model_server
+
+    settings = parse_settings(make_parser(kserve.model_server.parser), argv)
+    kserve.model_server.args = settings.sdk
+    if settings.sdk.configure_logging:
+        _configure_logging(settings.sdk.log_config_file)
+
+    from kserve_wasm.guest.pool import GuestPool
+    from kserve_wasm.server.repository import WasmModelRepository
+    from kserve_wasm.server.server import WasmModelServer
+
+    try:
+        single = _single(settings)
+    except ModelLoadError as error:
+        logger.error("%s", error)
+        return 1
+    repository = WasmModelRepository(
+        settings.model_dir, partial(_open_model, settings, GuestPool()), load_model_dir, single
+    )
+    return WasmModelServer(repository, settings).start()
+
+
+def _single(settings: Settings) -> str | None:
+    """Choose the name of the one model, or None where ``--model_dir`` holds a directory for each of many."""
+    directory = settings.model_dir
+    if (
+        directory.is_dir()
+        and not is_model_dir(directory)
+        and (settings.model_name is None or find_model_dirs(directory))
+    ):
+        return None
+    return settings.model_name or load_model_dir(directory, directory.resolve().name)[-1].name
+
+
+def _open_model(settings: Settings, pool: GuestPool, config: ModelConfig) -> WasmModel:
+    """Open one version of one model, as the settings change its configuration."""
+    from kserve_wasm.model import WasmModel
+
+    if settings.gpu and "device" not in config.raw:
+        config = replace(config, device="gpu")
+    if settings.request_timeout is not None and settings.request_timeout < config.limits.timeout:
+        config = replace(config, limits=replace(config.limits, timeout=settings.request_timeout))
+    model = WasmModel(config, pool, cache=settings.cache_dir)
+    model.load()
+    return model
+
+
+def _configure_logging(config: str | None) -> None:
+    """Configure the SDK's, uvicorn's and our logging, all in one format, unless ``config`` says otherwise."""
+    from kserve import logging as sdk
+
+    if config is not None:
+        sdk.configure_logging(config)
+        return
+    default = dict(sdk.KSERVE_LOG_CONFIG)
+    default["loggers"] = {**default["loggers"], "kserve_wasm": default["loggers"]["kserve"]}
+    sdk.configure_logging(default)

@@ -1,0 +1,168 @@
+"""The server's life: listen, load, answer, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import kserve
+
+from kserve_wasm.errors import WasmServingError
+from kserve_wasm.server.dataplane import WasmDataPlane
+from kserve_wasm.server.grpc.server import make_server
+from kserve_wasm.server.repository import WasmModelRepository
+from kserve_wasm.server.rest.context import RestContext
+from kserve_wasm.server.rest_server import WasmRESTServer
+from kserve_wasm.server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has no types
+    """KServe's model server, with models that come and go, a gRPC server of its own, and an orderly end.
+
+    Args:
+        repository: where the models are.
+        settings: how to serve them.
+    """
+
+    def __init__(self, repository: WasmModelRepository, settings: Settings) -> None:
+        sdk = settings.sdk
+        super().__init__(
+            http_port=settings.http_port,
+            grpc_port=settings.grpc_port or 0,
+            workers=1,
+            max_asyncio_workers=sdk.max_asyncio_workers,
+            registered_models=repository,
+            enable_grpc=settings.grpc_port is not None,
+            enable_docs_url=sdk.enable_docs_url,
+            enable_latency_logging=settings.log_requests and sdk.enable_latency_logging,
+            access_log_format=sdk.access_log_format,
+            event_loop=sdk.event_loop,
+            timeout_keep_alive=sdk.timeout_keep_alive,
+            grace_period=settings.grace_period,
+            ssl_certfile=sdk.ssl_certfile,
+            ssl_keyfile=sdk.ssl_keyfile,
+        )
+        self._repository = repository
+        self._settings = settings
+        self.dataplane = WasmDataPlane(repository)
+        self._rest = WasmRESTServer(
+            RestContext(repository, settings.max_request_bytes),
+            self.dataplane,
+            self.model_repository_extension,
+            settings,
+        )
+        self._end: asyncio.Future[tuple[int, float]] | None = None
+
+    def start(self, models: Sequence[Any] = ()) -> int:
+        """Serve until a signal ends it; ``models`` are served beside the repository's.
+
+        Returns:
+            The process's exit status: 0 after an orderly stop, 1 when the one model did not load or a port could not
+            be had.
+        """
+        for model in models:
+            self.register_model(model)
+        loop = _new_loop(self.event_loop)
+        asyncio.set_event_loop(loop)
+        try:
+            return loop.run_until_complete(self._run(loop))
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    def stop(self, sig: int) -> None:
+        """Begin to stop, as the signal ``sig`` says; to be called on the event loop. A second call stops at once."""
+        if self._end is None or self._end.done():
+            logger.warning("stopping at once, on a second signal")
+            _leave(128 + sig)
+        else:
+            # Who presses Ctrl+C has no load balancer that must hear of it first.
+            self._end.set_result((0, 0.0 if sig == signal.SIGINT else self._settings.drain_seconds))
+
+    async def _run(self, loop: asyncio.AbstractEventLoop) -> int:
+        self.setup_event_loop()
+        self._end = loop.create_future()
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sig, self.stop, sig)
+        try:
+            http_port = self._rest.bind()
+            rpc = self._bind_grpc()
+        except (OSError, RuntimeError) as error:
+            logger.error("cannot listen: %s", error)
+            return 1
+        rest = asyncio.create_task(self._rest.serve())
+        if rpc is not None:
+            await rpc[0].start()
+        logger.info("listening: HTTP port %d, gRPC port %s", http_port, rpc[1] if rpc is not None else "none")
+        load = asyncio.create_task(self._load())
+        ends: set[asyncio.Future[Any]] = {rest, self._end}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        status, drain = self._end.result() if self._end.done() else (1, 0.0)
+
+        self._repository.draining = True
+        logger.info("draining: not ready any more, accepting for another %g s", drain)
+        await asyncio.sleep(drain)
+        end = time.monotonic() + self._settings.grace_period
+        self._rest.stop()
+        if rpc is not None:
+            await rpc[0].stop(self._settings.grace_period)
+        await rest
+        close = asyncio.create_task(self._repository.close())
+        load.cancel()
+        # A second more, because closing itself takes a moment where the requests took all of the grace period.
+        await asyncio.wait({close}, timeout=max(1.0, end - time.monotonic()))
+        if not close.done() or self._repository.loading:
+            logger.warning("stopping while models still run or load: the grace period is over")
+            _leave(status)
+        logger.info("stopped")
+        return status
+
+    def _bind_grpc(self) -> tuple[grpc.aio.Server, int] | None:
+        port = self._settings.grpc_port
+        if port is None:
+            return None
+        host = self._settings.host
+        sdk = self._settings.sdk
+        return make_server(
+            self._repository,
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            max_receive=sdk.grpc_max_receive_message_length,
+            max_send=sdk.grpc_max_send_message_length,
+            log_requests=self._settings.log_requests,
+        )
+
+    async def _load(self) -> None:
+        try:
+            await self._repository.load_models()
+        except WasmServingError:
+            # Said in the log already. Kubernetes shows the crash loop, and the log's last line why.
+            if self._end is not None and not self._end.done():
+                self._end.set_result((1, 0.0))
+
+
+def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
+    """Make the event loop that ``--event-loop`` asks for: ``auto`` takes uvloop where it is installed."""
+    if kind != "asyncio":
+        try:
+            import uvloop
+        except ImportError:
+            if kind == "uvloop":
+                raise
+        else:
+            loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+            return loop
+    return asyncio.new_event_loop()
+
+
+def _leave(status: int) -> None:
+    """End the process without waiting for threads: one may be inside a guest or a framework for long."""
+    logging.shutdown()
+    os._exit(status)
