@@ -49,11 +49,6 @@ static uint32_t decide(uint32_t kind, float score) {
 /* Asks the model about the rows collected so far. */
 static kw_errno run_pending(void) {
   if (n_pending == 0) return KW_SUCCESS;
-  if (context == 0) {
-    kw_graph graph;
-    KW_TRY(kw_load_by_name(KW_STR("model"), &graph));
-    KW_TRY(kw_init_execution_context(graph, &context));
-  }
   kw_tensor input, output;
   int64_t dims[2] = {n_pending, ROW_SIZE};
   KW_TRY(kw_tensor_borrow(KW_INT32, dims, 2, rows, n_pending * sizeof rows[0], &input));
@@ -146,11 +141,17 @@ static kw_errno answer_texts(const struct answer *answers, int64_t n, enum field
   return kw_output_set(name->bytes, name->length, output);
 }
 
+KW_EXPORT("load") kw_errno load(void) {
+  kw_graph graph;
+  KW_TRY(kw_load_by_name(KW_STR("default"), &graph));
+  return kw_init_execution_context(graph, &context);
+}
+
 KW_EXPORT("infer") kw_errno infer(void) {
   kw_tensor contents;
   kw_tensor_info info;
   /* Where the model's configuration reuses instances, these still hold the last request's values. */
-  n_pending = 0, context = 0, mode = HIGH_CONFIDENCE;
+  n_pending = 0, mode = HIGH_CONFIDENCE;
   heap_give_back(0);
   KW_TRY(kw_input_by_name(KW_STR("contents"), &contents));
   KW_TRY(kw_tensor_info_get(contents, &info));

@@ -20,6 +20,14 @@ static kw_errno refuse(const char *message, uint32_t length) {
   return KW_INVALID_ARGUMENT;
 }
 
+static kw_context context;
+
+KW_EXPORT("load") kw_errno load(void) {
+  kw_graph graph;
+  KW_TRY(kw_load_by_name(KW_STR("default"), &graph));
+  return kw_init_execution_context(graph, &context);
+}
+
 KW_EXPORT("infer") kw_errno infer(void) {
   kw_tensor image, normal, y;
   kw_tensor_info info;
@@ -43,12 +51,8 @@ KW_EXPORT("infer") kw_errno infer(void) {
     }
   }
 
-  kw_graph graph;
-  kw_context context;
   int64_t dims[4] = {shape[0], CHANNELS, shape[1], shape[2]};
   KW_TRY(kw_tensor_borrow(KW_FP32, dims, 4, planes, info.elements * sizeof *planes, &normal));
-  KW_TRY(kw_load_by_name(KW_STR("model"), &graph));
-  KW_TRY(kw_init_execution_context(graph, &context));
   KW_TRY(kw_set_input_tensor(context, 0, normal));
   KW_TRY(kw_compute(context));
   KW_TRY(kw_get_output_tensor(context, 0, &y));

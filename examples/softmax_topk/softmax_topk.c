@@ -10,6 +10,14 @@
 #include "../heap.h"
 #include "kserve_wasm.h"
 
+static kw_context context;
+
+KW_EXPORT("load") kw_errno load(void) {
+  kw_graph graph;
+  KW_TRY(kw_load_by_name(KW_STR("default"), &graph));
+  return kw_init_execution_context(graph, &context);
+}
+
 static kw_errno fail(uint32_t whose, const char *message, uint32_t length) {
   kw_fail(whose, message, length);
   return KW_INVALID_ARGUMENT;
@@ -46,11 +54,7 @@ static kw_errno read_k(uint32_t *k) {
 /* Runs the graph on x; its only output is the logits. */
 static kw_errno run_graph(kw_tensor *logits) {
   kw_tensor x;
-  kw_graph graph;
-  kw_context context;
   KW_TRY(kw_input_by_name(KW_STR("x"), &x));
-  KW_TRY(kw_load_by_name(KW_STR("model"), &graph));
-  KW_TRY(kw_init_execution_context(graph, &context));
   KW_TRY(kw_set_input_tensor(context, 0, x));
   KW_TRY(kw_compute(context));
   return kw_get_output_tensor(context, 0, logits);

@@ -51,14 +51,18 @@ static kw_errno check(kw_tensor x) {
   return KW_SUCCESS;
 }
 
+static kw_context context;
+
+KW_EXPORT("load") kw_errno load(void) {
+  kw_graph graph;
+  KW_TRY(kw_load_by_name(KW_STR("default"), &graph));
+  return kw_init_execution_context(graph, &context);
+}
+
 KW_EXPORT("infer") kw_errno infer(void) {
   kw_tensor x, y;
-  kw_graph graph;
-  kw_context context;
   KW_TRY(kw_input_by_name(KW_STR("x"), &x));
   KW_TRY(check(x));
-  KW_TRY(kw_load_by_name(KW_STR("model"), &graph));
-  KW_TRY(kw_init_execution_context(graph, &context));
   KW_TRY(kw_set_input_tensor(context, 0, x));
   KW_TRY(kw_compute(context));
   KW_TRY(kw_get_output_tensor(context, 0, &y));

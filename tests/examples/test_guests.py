@@ -39,7 +39,7 @@ def guest_model(example: str, graph: ModelProto) -> GuestModel:
         module=module,
         code_length=len(data),
         digest=f"sha256:{hashlib.sha256(data).hexdigest()}",
-        graphs=(GraphSource("model", "onnx", data=graph.SerializeToString()),),
+        graphs=(GraphSource("default", "onnx", data=graph.SerializeToString()),),
     )
     model = GuestModel(config)
     model.load()
