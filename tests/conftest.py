@@ -6,7 +6,10 @@ import os
 import sys
 from importlib.abc import MetaPathFinder
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.counts import TRIED
 
 # No deadline: on a shared machine it would test the machine. The printed blob repeats a failure.
 settings.register_profile(
@@ -26,3 +29,9 @@ class KServeStaysInTheServer(MetaPathFinder):
 
 
 sys.meta_path.insert(0, KServeStaysInTheServer())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how much the fuzzing and property tests tried."""
+    for what, number in sorted(TRIED.items()):
+        terminalreporter.write_line(f"tried {number} {what}")

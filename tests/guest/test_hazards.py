@@ -24,6 +24,7 @@ from kserve_wasm.errors import (
     GuestTrap,
     WasmServingError,
 )
+from kserve_wasm.guest import GuestModel
 from kserve_wasm.request import InferenceRequest
 from tests.guest.support import ECHO, IMPORTS, open_model, request
 
@@ -98,12 +99,17 @@ def test_an_endless_loop_ends_at_the_deadline(tmp_path: Path, binding: str, wher
     model.close()
 
 
+def must_pass_its_deadline(model: GuestModel) -> None:
+    with pytest.raises(DeadlineExceeded):
+        model.infer(EMPTY)
+
+
 def test_a_loop_does_not_stop_the_interpreter(tmp_path: Path, binding: str) -> None:
     """Other threads go on while a guest spins, in its start function too."""
     counted = 0
     for wat in (LOOPS["infer"], LOOPS["start"]):
         model = open_model(tmp_path, wat, binding, timeout=0.3)
-        spinning = threading.Thread(target=lambda m=model: pytest.raises(DeadlineExceeded, m.infer, EMPTY))
+        spinning = threading.Thread(target=must_pass_its_deadline, args=(model,))
         spinning.start()
         before = counted
         while spinning.is_alive():
@@ -191,7 +197,8 @@ def test_a_guest_without_wasi_in_its_store_cannot_abort_the_process(tmp_path: Pa
         (import "wasi_snapshot_preview1" "path_open"
           (func $p (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
         (import "wasi_snapshot_preview1" "poll_oneoff" (func $sleep (param i32 i32 i32 i32) (result i32)))
-        (memory (export "memory") 1) (data (i32.const 64) "hello") (data (i32.const 0) "\\40\\00\\00\\00\\05\\00\\00\\00")
+        (memory (export "memory") 1) (data (i32.const 64) "hello")
+        (data (i32.const 0) "\\40\\00\\00\\00\\05\\00\\00\\00")
         (func (export "infer") (result i32)
           (if (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 32)) (then (return (i32.const 101))))
           (if (call $e (i32.const 40) (i32.const 44)) (then (return (i32.const 102))))
@@ -218,7 +225,7 @@ def test_exit_is_an_error_of_that_request(tmp_path: Path, binding: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"(module)", b"\0asm", b"\0asm\x0d\0\x01\0", b"\x7fELF" + bytes(60)]
 )
-def test_what_is_not_a_core_module_never_reaches_the_engine(tmp_path: Path, content: bytes) -> None:
+def test_what_is_not_a_core_module_never_reaches_the_engine(content: bytes) -> None:
     """``wasmtime.Module`` takes any other bytes for the text format."""
     from kserve_wasm.guest.engine import engine
     from kserve_wasm.guest.module_cache import compile_module
@@ -365,7 +372,8 @@ def test_deep_recursion_on_the_pools_threads_is_a_trap() -> None:
         from kserve_wasm.guest.pool import GuestPool
         from kserve_wasm.request import InferenceRequest
         from tests.guest.support import open_model
-        wat = '(module (memory (export "memory") 1) (func $f (export "infer") (result i32) (i32.add (i32.const 1) (call $f))))'
+        infer = '(func $f (export "infer") (result i32) (i32.add (i32.const 1) (call $f)))'
+        wat = '(module (memory (export "memory") 1) ' + infer + ')'
         model = open_model(pathlib.Path(tempfile.mkdtemp()), wat)
         ended = threading.Event()
         def work():
