@@ -23,10 +23,11 @@ _WASM32 = 2**32
 
 @dataclass(frozen=True, slots=True)
 class GraphOverride:
-    """An entry of ``graphs:``; with ``path``, a graph in a file of its own."""
+    """An entry of ``graphs:``; with ``path``, a graph in a file of its own, and perhaps its weights in another."""
 
     name: str
     path: str | None = None
+    weights: str | None = None
     encoding: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -136,6 +137,7 @@ _KEYS = (
     "parameters",
     "batching",
     "nn",
+    "version_policy",  # read by the server: which of a model's versions it serves
 )
 
 
@@ -174,13 +176,14 @@ def _version(node: Node) -> str:
 def _graphs(node: Node) -> tuple[GraphOverride, ...]:
     graphs: dict[str, GraphOverride] = {}
     for item in node.items():
-        fields = item.mapping(("name", "path", "encoding", "options"), required=("name",))
+        fields = item.mapping(("name", "path", "weights", "encoding", "options"), required=("name",))
         name = fields["name"].text()
         if name in graphs:
             fields["name"].fail(f"the graph '{name}' is listed twice")
         graphs[name] = GraphOverride(
             name=name,
             path=fields["path"].text() if "path" in fields else None,
+            weights=fields["weights"].text() if "weights" in fields else None,
             encoding=fields["encoding"].text(NAME) if "encoding" in fields else None,
             options=fields["options"].free() if "options" in fields else {},
         )
