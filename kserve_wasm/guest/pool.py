@@ -36,13 +36,14 @@ class GuestPool:
 
     def run(self, work: Callable[[], None]) -> None:
         """Runs ``work`` on one of the threads, at once or when one is free. It must not raise."""
+        # Before the count: a thread that finds nothing to do counts itself idle.
+        self._work.put(work)
         with self._lock:
             if self._idle:
                 self._idle -= 1
             elif self._threads < self._max:
                 self._threads += 1
                 self._start()
-        self._work.put(work)
 
     def _start(self) -> None:
         # The size is a setting of the process, read when a thread starts.

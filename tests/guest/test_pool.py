@@ -1,0 +1,137 @@
+"""Threads and lanes: each job runs once or is given up once, and no lane takes more than its share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kserve_wasm.errors import DeadlineExceeded, QueueFull
+from kserve_wasm.guest.pool import GuestPool, Job, Lane
+from tests.support.counts import count
+
+SOON = 60.0
+
+
+def wait_for(condition: object, what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, what
+        time.sleep(0.001)
+
+
+def job(run: object, given_up: list[Exception] | None = None, within: float = SOON) -> Job:
+    return Job(run, (given_up if given_up is not None else []).append, time.monotonic() + within)  # type: ignore[arg-type]
+
+
+def test_a_lane_runs_no_more_than_its_share_and_the_rest_waits() -> None:
+    pool, gate, ran = GuestPool(8), threading.Event(), []
+    lane = Lane(pool, workers=2, queue=3)
+    started = [lane.submit(job(lambda: (gate.wait(), ran.append(1)))) for _ in range(5)]
+    assert started == [True, True, False, False, False]
+    assert (lane.running, lane.waiting) == (2, 3)
+    with pytest.raises(QueueFull, match="3 requests wait") as full:
+        lane.submit(job(lambda: ran.append(1)))
+    assert full.value.retry_after > 0
+    gate.set()
+    wait_for(lambda: len(ran) == 5 and lane.running == 0, "all five run")
+
+
+def test_a_blocked_lane_does_not_hold_up_another() -> None:
+    pool, gate, done = GuestPool(4), threading.Event(), threading.Event()
+    blocked, free = Lane(pool, 2, 100), Lane(pool, 2, 100)
+    for _ in range(50):
+        blocked.submit(job(gate.wait))
+    free.submit(job(done.set))
+    assert done.wait(30)
+    gate.set()
+
+
+def test_what_waited_past_its_deadline_is_given_up_and_not_run() -> None:
+    lane, gate = Lane(GuestPool(1), 1, 10), threading.Event()
+    given_up: list[Exception] = []
+    lane.submit(job(gate.wait))
+    lane.submit(job(lambda: pytest.fail("ran after its deadline"), given_up, within=0.0))
+    gate.set()
+    wait_for(lambda: given_up, "the job is given up")
+    assert isinstance(given_up[0], DeadlineExceeded)
+
+
+def test_a_job_that_is_taken_back_does_not_run() -> None:
+    lane, gate, ran = Lane(GuestPool(1), 1, 10), threading.Event(), []
+    first, second = job(gate.wait), job(lambda: ran.append(2))
+    lane.submit(first)
+    lane.submit(second)
+    lane.submit(job(lambda: ran.append(3)))
+    assert lane.discard(second)
+    assert not lane.discard(second)
+    assert not lane.discard(first)
+    gate.set()
+    wait_for(lambda: ran == [3] and lane.running == 0, "the third runs")
+
+
+def test_idle_threads_are_used_before_new_ones_are_started() -> None:
+    before = threading.active_count()
+    lane = Lane(GuestPool(32), 32, 10)
+    for _ in range(100):
+        done = threading.Event()
+        lane.submit(job(done.set))
+        assert done.wait(30)
+        wait_for(lambda: lane.running == 0, "the thread is idle again")
+    assert threading.active_count() - before <= 3
+
+
+@settings(max_examples=60)
+@given(
+    workers=st.integers(1, 4),
+    queue=st.integers(0, 8),
+    threads=st.integers(1, 4),
+    plan=st.lists(st.tuples(st.sampled_from(["run", "late", "discard"]), st.integers(0, 2)), max_size=30),
+)
+def test_every_job_ends_exactly_once(
+    workers: int, queue: int, threads: int, plan: list[tuple[str, int]]
+) -> None:
+    lane = Lane(GuestPool(threads), workers, queue)
+    ends: Counter[tuple[int, str]] = Counter()
+    expected = 0
+    most = 0
+    inside = 0
+    lock = threading.Lock()
+
+    def work(number: int, pause: int) -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(pause * 0.0005)
+        with lock:
+            inside -= 1
+            ends[number, "ran"] += 1
+
+    def give_up(number: int) -> None:
+        with lock:
+            ends[number, "given up"] += 1
+
+    for number, (kind, pause) in enumerate(plan):
+        within = -1.0 if kind == "late" else SOON
+        made = Job(
+            lambda n=number, p=pause: work(n, p), lambda _e, n=number: give_up(n), time.monotonic() + within
+        )
+        try:
+            lane.submit(made)
+        except QueueFull:
+            continue
+        expected += 1
+        if kind == "discard" and lane.discard(made):
+            with lock:
+                ends[number, "discarded"] += 1
+    wait_for(lambda: sum(ends.values()) == expected and lane.running == 0, f"{expected} ends, got {ends}")
+    assert most <= min(workers, threads)
+    assert set(ends.values()) <= {1}
+    assert len({number for number, _ in ends}) == expected
+    assert not any(plan[n][0] == "late" and how == "ran" for n, how in ends)
+    count("schedules of jobs on threads")
