@@ -1,4 +1,4 @@
-"""What is known of a model before it is opened: manifest and ``model.yaml``, merged. All defaults are here, once."""
+"""What is known of a model before it is opened: manifest and ``model.yaml``, merged. Every default is here."""
 
 from __future__ import annotations
 

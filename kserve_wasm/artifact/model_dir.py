@@ -111,7 +111,7 @@ def _graphs(base: Path, artifact: Artifact, overrides: Overrides) -> tuple[Graph
         where = ("graphs", i)
         embedded = graphs.get(entry.name)
         if embedded is not None:
-            if entry.path is not None or entry.encoding is not None:
+            if (entry.path, entry.weights, entry.encoding) != (None, None, None):
                 overrides.fail(
                     where, f"the .wasm file carries the graph '{entry.name}': only its options can be given"
                 )
@@ -123,10 +123,13 @@ def _graphs(base: Path, artifact: Artifact, overrides: Overrides) -> tuple[Graph
                 where,
                 f"the .wasm file carries no graph '{entry.name}', only: {known}; give path and encoding",
             )
-        path = _inside(base, entry.path, overrides, (*where, "path"))
-        if not path.is_file():
-            overrides.fail((*where, "path"), f"there is no file '{entry.path}' in the model directory")
-        graphs[entry.name] = GraphSource(entry.name, entry.encoding, path=path, options=entry.options)
+        path = _file(base, entry.path, overrides, (*where, "path"))
+        weights = (
+            None if entry.weights is None else _file(base, entry.weights, overrides, (*where, "weights"))
+        )
+        graphs[entry.name] = GraphSource(
+            entry.name, entry.encoding, path=path, weights=weights, options=entry.options
+        )
     return tuple(graphs.values())
 
 
@@ -150,10 +153,7 @@ def _overrides(base: Path) -> Overrides:
 
 def _module(base: Path, overrides: Overrides) -> Path:
     if overrides.module is not None:
-        path = _inside(base, overrides.module, overrides, ("module",))
-        if not path.is_file():
-            overrides.fail(("module",), f"there is no file '{overrides.module}' in the model directory")
-        return path
+        return _file(base, overrides.module, overrides, ("module",))
     modules = _modules(base)
     if MODULE in modules:
         return _inside(base, MODULE, overrides, ())
@@ -181,6 +181,13 @@ def _versions(directory: Path) -> list[Path]:
     except OSError as error:
         raise ModelLoadError(f"cannot list the model directory: {error.strerror}") from error
     return sorted(numbered, key=lambda p: int(p.name))
+
+
+def _file(base: Path, relative: str, overrides: Overrides, where: tuple[str | int, ...]) -> Path:
+    path = _inside(base, relative, overrides, where)
+    if not path.is_file():
+        overrides.fail(where, f"there is no file '{relative}' in the model directory")
+    return path
 
 
 def _inside(base: Path, relative: str, overrides: Overrides, where: tuple[str | int, ...]) -> Path:

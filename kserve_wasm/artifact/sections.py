@@ -82,16 +82,22 @@ def read_sections(path: Path) -> tuple[Section, ...]:
     """
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            check_preamble(file.read(len(MODULE_PREAMBLE)))
-            sections: list[Section] = []
-            for section in _walk(file, size):
-                if len(sections) == _MAX_SECTIONS:
-                    raise ArtifactError(f"the module has more than {_MAX_SECTIONS} sections")
-                sections.append(section)
-            return tuple(sections)
+            return parse_sections(file)
     except OSError as error:
         raise ArtifactError(f"cannot read '{path.name}': {error.strerror}") from error
+
+
+def parse_sections(file: BinaryIO) -> tuple[Section, ...]:
+    """Every section of the module in ``file``, which is at its start; raises as :func:`read_sections` does."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    check_preamble(file.read(len(MODULE_PREAMBLE)))
+    sections: list[Section] = []
+    for section in _walk(file, size):
+        if len(sections) == _MAX_SECTIONS:
+            raise ArtifactError(f"the module has more than {_MAX_SECTIONS} sections")
+        sections.append(section)
+    return tuple(sections)
 
 
 def check_preamble(head: bytes) -> None:

@@ -6,7 +6,7 @@ layout is computed first, with room for the longest offsets there can be; only t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,7 @@ from kserve_wasm.errors import ArtifactError
 ALIGNMENT = 1 << 16
 """Weights sections' payloads start at multiples of this in the file: mappable with any page size in use."""
 
-CHUNK = 4 << 20
+_CHUNK = 4 << 20
 _LONGEST_OFFSET = 2**62
 
 Progress = Callable[[int], None]
@@ -61,7 +61,7 @@ def write_artifact(
     manifest: Manifest,
     graphs: Sequence[NewGraph],
     progress: Progress | None = None,
-) -> None:
+) -> list[tuple[int, ...]]:
     """Writes code, manifest, graphs and weights to ``file``, an empty file.
 
     Args:
@@ -70,6 +70,9 @@ def write_artifact(
         manifest: what the file says of itself; its ``graphs`` are replaced.
         graphs: the graphs.
         progress: told of every chunk.
+
+    Returns:
+        For each graph, the absolute offsets of its weights.
 
     Raises:
         ArtifactError: one weight does not fit into a section (4 GiB).
@@ -93,6 +96,7 @@ def write_artifact(
                 blob, offset = blobs.pop(0)
                 out.zeros(offset - out.position)
                 out.blob(blob)
+    return [plan.offsets for plan in layout.graphs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,23 +186,34 @@ class _Writer:
         self.header(WEIGHTS, section.length)
 
     def blob(self, blob: Blob) -> None:
-        if callable(blob.source):
-            data = blob.source()
-            if len(data) != blob.length:
-                raise ArtifactError(f"expected {blob.length} bytes of weights, got {len(data)}")
-            self.write(data)
-            return
-        path, offset = blob.source
-        left = blob.length
-        buffer = memoryview(bytearray(min(left, CHUNK)))
-        with path.open("rb", buffering=0) as source:
-            source.seek(offset)
-            while left:
-                count = source.readinto(buffer[: min(left, CHUNK)])
-                if not count:
-                    raise ArtifactError(f"'{path.name}' ends {left} bytes too early")
-                self.write(buffer[:count])
-                left -= count
+        for chunk in chunks(blob):
+            self.write(chunk)
+
+
+def chunks(blob: Blob) -> Iterator[memoryview]:
+    """The bytes of ``blob``, a few MiB at a time; each chunk is valid until the next.
+
+    Raises:
+        ArtifactError: there are fewer than ``blob.length``.
+        OSError: the source cannot be read.
+    """
+    if callable(blob.source):
+        data = blob.source()
+        if len(data) != blob.length:
+            raise ArtifactError(f"expected {blob.length} bytes, got {len(data)}")
+        yield memoryview(data)
+        return
+    path, offset = blob.source
+    left = blob.length
+    buffer = memoryview(bytearray(min(left, _CHUNK)))
+    with path.open("rb", buffering=0) as source:
+        source.seek(offset)
+        while left:
+            count = source.readinto(buffer[: min(left, _CHUNK)])
+            if not count:
+                raise ArtifactError(f"'{path.name}' ends {left} bytes too early")
+            yield buffer[:count]
+            left -= count
 
 
 def _leb5(value: int) -> bytes:
