@@ -118,7 +118,7 @@ class Lane:
             if self._running >= self._workers:
                 if len(self._waiting) >= self._capacity:
                     raise QueueFull(
-                        f"{len(self._waiting)} requests wait for this model already: try again (or raise instances.queue)"
+                        f"{len(self._waiting)} requests wait for this model already: try again, or raise its queue"
                     )
                 self._waiting.append(job)
                 return False
