@@ -10,6 +10,8 @@ import wasmtime
 from kserve_wasm.artifact.sections import CUSTOM, parse_sections
 
 _PAGE = 65536
+_TEXT_AT = 12
+_BEFORE, _AFTER = "input '", "' is missing"
 
 _MODULE = """\
 (module
@@ -17,16 +19,22 @@ _MODULE = """\
   (import "wasi_ephemeral_nn" "init_execution_context" (func $init_context (param i32 i32) (result i32)))
   (import "wasi_ephemeral_nn" "compute" (func $compute (param i32) (result i32)))
   (import "kserve_wasm" "input_by_name" (func $input_by_name (param i32 i32 i32) (result i32)))
+  (import "kserve_wasm" "fail" (func $fail (param i32 i32 i32) (result i32)))
   (import "kserve_wasm" "set_input_tensor" (func $set_input (param i32 i32 i32) (result i32)))
   (import "kserve_wasm" "output_requested" (func $requested (param i32 i32 i32) (result i32)))
   (import "kserve_wasm" "get_output_tensor" (func $get_output (param i32 i32 i32) (result i32)))
   (import "kserve_wasm" "output_set" (func $output_set (param i32 i32 i32) (result i32)))
   (memory (export "memory") {pages})
-  (data (i32.const {names_at}) "{names}")
-  ;; Memory: 0 graph, 4 context, 8 the result of the call before, {names_at} the names.
+  (data (i32.const {text_at}) "{text}")
+  ;; Memory: 0 graph, 4 context, 8 the result of the call before, {text_at} names and texts.
   (func $input (param $name i32) (param $length i32) (param $index i32) (result i32)
-    ;; What the client did not send is not set: the graph then names the input that it misses.
-    (if (call $input_by_name (local.get $name) (local.get $length) (i32.const 8)) (then (return (i32.const 0))))
+    (local $errno i32)
+    ;; The name stands inside the text "input '…' is missing".
+    (if (local.tee $errno (call $input_by_name (local.get $name) (local.get $length) (i32.const 8)))
+      (then
+        (drop (call $fail (i32.const 0) (i32.sub (local.get $name) (i32.const {before}))
+          (i32.add (local.get $length) (i32.const {around}))))
+        (return (local.get $errno))))
     (call $set_input (i32.load (i32.const 4)) (local.get $index) (i32.load (i32.const 8))))
   (func $output (param $name i32) (param $length i32) (param $index i32) (result i32)
     (local $errno i32)
@@ -54,14 +62,17 @@ def pass_through(graph: str, inputs: Sequence[str], outputs: Sequence[str]) -> b
         outputs: the names of its outputs, in its order.
 
     Returns:
-        The module: about 450 bytes, and some 20 bytes and the name for each input and output.
+        The module: about 500 bytes, and some 20 bytes and the name for each input and output.
     """
-    names_at = 12
-    at = names_at
+    text = b""
     places = []
-    for name in (graph, *inputs, *outputs):
-        places.append(f"(i32.const {at}) (i32.const {len(name.encode())})")
-        at += len(name.encode())
+    for before, name, after in (
+        ("", graph, ""),
+        *((_BEFORE, name, _AFTER) for name in inputs),
+        *(("", name, "") for name in outputs),
+    ):
+        places.append(f"(i32.const {_TEXT_AT + len(text) + len(before)}) (i32.const {len(name.encode())})")
+        text += f"{before}{name}{after}".encode()
     of_graph, of_inputs, of_outputs = places[0], places[1 : 1 + len(inputs)], places[1 + len(inputs) :]
     calls = [
         f"$load_by_name {of_graph} (i32.const 0)",
@@ -70,13 +81,15 @@ def pass_through(graph: str, inputs: Sequence[str], outputs: Sequence[str]) -> b
         "$compute (i32.load (i32.const 4))",
         *(f"$output {place} (i32.const {i})" for i, place in enumerate(of_outputs)),
     ]
-    text = _MODULE.format(
-        pages=-(-at // _PAGE),
-        names_at=names_at,
-        names="".join(f"\\{byte:02x}" for byte in "".join((graph, *inputs, *outputs)).encode()),
+    module = _MODULE.format(
+        pages=-(-(_TEXT_AT + len(text)) // _PAGE),
+        text_at=_TEXT_AT,
+        text="".join(f"\\{byte:02x}" for byte in text),
+        before=len(_BEFORE),
+        around=len(_BEFORE + _AFTER),
         steps="\n      ".join(f"(br_if $failed (local.tee $errno (call {call})))" for call in calls),
     )
-    return _without_names(bytes(wasmtime.wat2wasm(text)))
+    return _without_names(bytes(wasmtime.wat2wasm(module)))
 
 
 def _without_names(module: bytes) -> bytes:
