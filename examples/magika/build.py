@@ -22,8 +22,8 @@ ROOT = HERE.parents[1]
 CACHE = ROOT / ".cache" / "magika"
 REQUIREMENT = HERE / "requirements.txt"
 TEXTS = ("label", "mime_type", "group", "description")
-INTERFACE = ["--input", "contents:BYTES:-1", "--output", "score:FP32:-1"]
-INTERFACE += [argument for name in TEXTS for argument in ("--output", f"{name}:BYTES:-1")]
+INTERFACE = ["--input=contents:BYTES:-1", "--output=label:BYTES:-1", "--output=score:FP32:-1"]
+INTERFACE += [f"--output={name}:BYTES:-1" for name in TEXTS[1:]]
 
 HEADER = """/* Made by build.py from magika's configuration. */
 #ifndef LABELS_H
@@ -146,7 +146,7 @@ def build(output: Path) -> None:
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         guest = compile_guest(Path(scratch))
         convert = (sys.executable, "-m", "kserve_wasm.cli", "convert", graph, "--guest", guest)
-        run(*convert, *INTERFACE, "-o", output)
+        run(*convert, "--name", "magika", *INTERFACE, "-o", output.resolve())
 
 
 def run(*command: str | Path) -> None:
@@ -154,7 +154,7 @@ def run(*command: str | Path) -> None:
     zig = str(ROOT / ".cache" / "zig")
     environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": zig, "ZIG_LOCAL_CACHE_DIR": zig}
     done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stdout}")

@@ -169,7 +169,8 @@ KW_EXPORT("infer") kw_errno infer(void) {
     offset += 4ull + length;
   }
   KW_TRY(run_pending());
+  KW_TRY(answer_texts(answers, info.elements, LABEL));
   KW_TRY(answer_scores(answers, info.elements));
-  for (enum field field = 0; field < N_FIELDS; field++) KW_TRY(answer_texts(answers, info.elements, field));
+  for (enum field field = LABEL + 1; field < N_FIELDS; field++) KW_TRY(answer_texts(answers, info.elements, field));
   return KW_SUCCESS;
 }
