@@ -41,16 +41,17 @@ class DirectScheduler:
             if self._closed:
                 raise ModelNotReady(f"graph '{self._graph.name}' is closed")
             self._running += 1
-        start = time.perf_counter()
         try:
-            return self._graph.run(inputs, deadline)
+            start = time.perf_counter()
+            try:
+                return self._graph.run(inputs, deadline)
+            finally:
+                if self._observe is not None:
+                    self._observe(time.perf_counter() - start)
         finally:
-            seconds = time.perf_counter() - start
             with self._changed:
                 self._running -= 1
                 self._changed.notify_all()
-            if self._observe is not None:
-                self._observe(seconds)
 
     def close(self) -> None:
         """Refuses further work, waits for what runs, and closes the graph. May be called again."""

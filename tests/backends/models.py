@@ -29,7 +29,8 @@ def model(
         "test",
         [_value(name, *spec) for name, spec in inputs.items()],
         [_value(name, *spec) for name, spec in outputs.items()],
-        [numpy_helper.from_array(array, name) for name, array in (initializers or {}).items()] + (external or []),
+        [numpy_helper.from_array(array, name) for name, array in (initializers or {}).items()]
+        + (external or []),
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
@@ -45,7 +46,10 @@ def identity(dtype: str, shape: _Shape = None) -> onnx.ModelProto:
 
 def add_and_subtract() -> onnx.ModelProto:
     """FP32 ``a``, ``b`` [n, 3] → ``sum``, ``difference``."""
-    nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])]
+    nodes = [
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+        helper.make_node("Sub", ["a", "b"], ["difference"]),
+    ]
     spec: tuple[str, _Shape] = ("FP32", ["n", 3])
     return model(nodes, {"a": spec, "b": spec}, {"sum": spec, "difference": spec})
 
@@ -82,7 +86,11 @@ def cnn(layers: int = 9, channels: int = 64, side: int = 112, seed: int = 0) -> 
         scale = np.float32(np.sqrt(2 / (9 * width)))
         weights[f"w{i}"] = rng.standard_normal((channels, width, 3, 3), dtype=np.float32) * scale
         stride = 2 if i == 1 else 1
-        nodes.append(helper.make_node("Conv", [before, f"w{i}"], [f"c{i}"], pads=[1, 1, 1, 1], strides=[stride, stride]))
+        nodes.append(
+            helper.make_node(
+                "Conv", [before, f"w{i}"], [f"c{i}"], pads=[1, 1, 1, 1], strides=[stride, stride]
+            )
+        )
         nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
         before, width = f"r{i}", channels
     nodes.append(helper.make_node("GlobalAveragePool", [before], ["y"]))
@@ -92,7 +100,10 @@ def cnn(layers: int = 9, channels: int = 64, side: int = 112, seed: int = 0) -> 
 
 def strings() -> onnx.ModelProto:
     """BYTES ``a``, ``b`` [n] → ``joined`` [n], the concatenation, and ``equal`` [n]."""
-    nodes = [helper.make_node("StringConcat", ["a", "b"], ["joined"]), helper.make_node("Equal", ["a", "b"], ["equal"])]
+    nodes = [
+        helper.make_node("StringConcat", ["a", "b"], ["joined"]),
+        helper.make_node("Equal", ["a", "b"], ["equal"]),
+    ]
     spec: tuple[str, _Shape] = ("BYTES", ["n"])
     return model(nodes, {"a": spec, "b": spec}, {"joined": spec, "equal": ("BOOL", ["n"])}, opset=20)
 
@@ -127,17 +138,16 @@ def external_mlp(weights: Path, location: str, layers: int, width: int, offset: 
     """FP32 ``x`` [batch, width] → ``y``: matrix products whose weights lie in ``weights``, written here.
 
     The file begins with ``offset`` other bytes, as a ``.wasm`` file does; the graph calls it ``location``. Every weight
-    is ``1 / width``, so ``y`` repeats the mean of ``x``.
+    of layer i is ``(i + 2) / (i + 1) / width``, so ``y`` repeats the mean of ``x``, ``layers + 1`` times as large.
     """
     nodes, tensors, before = [], [], "x"
-    matrix = np.full((width, width), 1 / width, "<f4").tobytes()
     with weights.open("wb") as file:
         file.write(b"\0asm" + bytes(offset - 4))
         for i in range(layers):
             after = "y" if i == layers - 1 else f"h{i}"
             nodes.append(helper.make_node("MatMul", [before, f"w{i}"], [after]))
             tensors.append(external_tensor(f"w{i}", [width, width], location, file.tell()))
-            file.write(matrix)
+            file.write(np.full((width, width), (i + 2) / (i + 1) / width, "<f4").tobytes())
             before = after
     spec: tuple[str, _Shape] = ("FP32", ["batch", width])
     return model(nodes, {"x": spec}, {"y": spec}, external=tensors).SerializeToString()
@@ -145,7 +155,9 @@ def external_mlp(weights: Path, location: str, layers: int, width: int, offset: 
 
 def external_tensor(name: str, shape: list[int], location: str, offset: int) -> onnx.TensorProto:
     """An FP32 tensor whose data are elsewhere."""
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
+    tensor = TensorProto(
+        name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL
+    )
     length = 4 * int(np.prod(shape))
     for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=value)

@@ -56,17 +56,19 @@ class OnnxBackend:
                 providers=providers,
                 enable_fallback=0,  # it prints, and retries on the CPU unasked
             )
+            running = session.get_providers()
+            actual: Device = "gpu" if _GPU_PROVIDERS.intersection(running) else "cpu"
             unranked = unranked_inputs(model) if any(not i.shape for i in session.get_inputs()) else set()
+            graph = OnnxGraph(source.name, actual, session, unranked)
         except BackendError as error:
             raise BackendError(f"graph '{source.name}': {error}") from error
         except Exception as error:
             folder = () if weights is None else (weights.parent,)
             raise BackendError(f"graph '{source.name}' cannot be opened: {plain(error, *folder)}") from error
         session._model_bytes = None  # kept by the wrapper for a fall-back that is off: a copy of the graph
-        actual: Device = "gpu" if _GPU_PROVIDERS.intersection(session.get_providers()) else "cpu"
         if not options.fallback:
-            _require(source, device, options, session.get_providers(), actual)
-        return OnnxGraph(source.name, actual, session, unranked)
+            _require(graph, device, options, running)
+        return graph
 
 
 def _read(source: GraphSource) -> bytes:
@@ -128,13 +130,11 @@ def _providers(options: OnnxOptions, device: Device) -> list[str]:
     return [name for name in wanted if name in available] or [CPU]
 
 
-def _require(
-    source: GraphSource, device: Device, options: OnnxOptions, running: list[str], actual: Device
-) -> None:
+def _require(graph: OnnxGraph, device: Device, options: OnnxOptions, running: list[str]) -> None:
     """ONNX Runtime drops a provider that fails to start, with no more than a line in its log."""
     lost = [name for name in options.providers if name not in running]
-    if lost or (device == "gpu" and actual != "gpu"):
+    if lost or (device == "gpu" and graph.device != "gpu"):
         raise DeviceUnavailable(
-            f"graph '{source.name}' was to run on {', '.join(lost) or 'a GPU'}, but ONNX Runtime started only "
+            f"graph '{graph.name}' was to run on {', '.join(lost) or 'a GPU'}, but ONNX Runtime started only "
             f"{', '.join(running)}; check the driver, or allow the CPU with the graph's option 'fallback: true'"
         )

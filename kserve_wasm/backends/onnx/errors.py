@@ -14,7 +14,8 @@ _LONGEST = 600
 
 def plain(error: Exception, *hidden: Path) -> str:
     """The message of ``error`` on one line, without status prefix, source lines and the paths in ``hidden``."""
-    text = _SOURCE.sub("", _STATUS.sub("", str(error)))
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = _SOURCE.sub("", _STATUS.sub("", text))
     for path in hidden:
         text = text.replace(f"{path}/", "").replace(str(path), "the model's folder")
     text = " ".join(text.split()) or type(error).__name__

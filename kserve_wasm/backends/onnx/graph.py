@@ -65,8 +65,8 @@ class OnnxGraph:
         """
         self.name = name
         self.device: Device = device
-        self.inputs = tuple(_spec(name, "input", node) for node in session.get_inputs())
-        self.outputs = tuple(_spec(name, "output", node) for node in session.get_outputs())
+        self.inputs = tuple(_spec("input", node) for node in session.get_inputs())
+        self.outputs = tuple(_spec("output", node) for node in session.get_outputs())
         self._session = session
         self._unranked = unranked
         self._input_names = frozenset(spec.name for spec in self.inputs)
@@ -185,11 +185,15 @@ def _text(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return text.reshape(array.shape)
 
 
-def _spec(graph: str, kind: str, node: Any) -> TensorSpec:
+def _spec(kind: str, node: Any) -> TensorSpec:
     element = node.type.removeprefix("tensor(").removesuffix(")")
     if node.type != f"tensor({element})" or element not in _DTYPES:
         raise BackendError(
-            f"graph '{graph}': {kind} '{node.name}' is a {node.type}, which no V2 datatype holds; "
+            f"{kind} '{node.name}' is a {node.type}, which no V2 datatype holds; "
             "convert the graph so that it takes and gives tensors (scikit-learn: zipmap=False)"
         )
-    return TensorSpec(node.name, DTYPES[_DTYPES[element]], tuple(node.shape))
+    return TensorSpec(
+        node.name,
+        DTYPES[_DTYPES[element]],
+        tuple(None if isinstance(d, int) and d < 0 else d for d in node.shape),
+    )
