@@ -1,7 +1,7 @@
 """The WASI-NN host: named graphs, execution contexts, and the dialects of the core-module ABI.
 
 ``registry`` holds a model's graphs and ``state`` what one instance has open. ``witx`` and ``wamr`` are the tables of
-host functions, ``transfer`` brings tensors in and out of the guest's memory, and ``tensor_types`` and ``encodings`` tell
+host functions, ``transfer`` moves tensors in and out of the guest's memory, ``tensor_types`` and ``encodings`` tell
 the dialects' numbers apart.
 """
 
