@@ -15,7 +15,7 @@ _ENVIRONMENT = {
     "model_name": ("MODEL_NAME",),
     "model_dir": ("MODEL_DIR", "MODEL_PATH"),
     "gpu": ("GPU_ENABLED",),
-    "host": ("HOST",),
+    "host": ("KSERVE_WASM_HOST",),
     "http_port": ("HTTP_PORT",),
     "grpc_port": ("GRPC_PORT",),
     "enable_grpc": ("ENABLE_GRPC",),
@@ -158,8 +158,6 @@ def make_parser(
 def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Settings:
     """Read the settings; ends the process with status 2 and a message when one is wrong."""
     args = parser.parse_args(argv)
-    # An InferenceService can override a flag of its runtime but not take it away: empty means none.
-    args.model_name = args.model_name or None
     if args.workers != 1:
         parser.error(
             f"--workers must be 1, got {args.workers}: one process answers with as many threads as the model asks for "
