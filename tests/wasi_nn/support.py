@@ -93,7 +93,11 @@ class Guest:
         """Calls the tensor ABI; a text stands for its address and length."""
         flat: list[int] = []
         for argument in arguments:
-            flat += (self.put(argument.encode()), len(argument.encode())) if isinstance(argument, str) else (argument,)
+            flat += (
+                (self.put(argument.encode()), len(argument.encode()))
+                if isinstance(argument, str)
+                else (argument,)
+            )
         return self.call(name, *flat, module="kserve_wasm")
 
     def result(self) -> int:
@@ -116,7 +120,9 @@ class Guest:
         """``struct tensor`` of wasi-nn.witx, with garbage where C leaves it."""
         dims = list(dims)
         at = self.put(struct.pack(f"<{len(dims)}I", *dims))
-        return self.put(struct.pack("<IIB3sII", at, len(dims), tag, b"\xaa\xbb\xcc", self.put(data), len(data)))
+        return self.put(
+            struct.pack("<IIB3sII", at, len(dims), tag, b"\xaa\xbb\xcc", self.put(data), len(data))
+        )
 
     def set_input(self, context: int, index: int, array: npt.NDArray[Any], tag: int) -> int:
         return self.call("set_input", context, index, self.record(array.shape, tag, array.tobytes()))

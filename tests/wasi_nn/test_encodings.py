@@ -29,7 +29,15 @@ def test_the_bytes_win_over_the_declared_number(builders: list[bytes], name: str
 
 @pytest.mark.parametrize(
     ("declared", "name"),
-    [(0, "openvino"), (1, "onnx"), (2, "tensorflow"), (3, "pytorch"), (4, "tensorflowlite"), (5, None), (6, None)],
+    [
+        (0, "openvino"),
+        (1, "onnx"),
+        (2, "tensorflow"),
+        (3, "pytorch"),
+        (4, "tensorflowlite"),
+        (5, None),
+        (6, None),
+    ],
 )
 def test_bytes_that_say_nothing_leave_it_to_the_number(declared: int, name: str | None) -> None:
     assert recognise([b"\x12\x07nothing"], declared) == name

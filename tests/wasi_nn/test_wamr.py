@@ -37,7 +37,9 @@ def context_of(guest: Guest, name: str, *inputs: npt.NDArray[Any], tag: int = FO
     graph = guest.handle(call(guest, "load_by_name", guest.put(name.encode()), len(name), guest.out))
     context = guest.handle(call(guest, "init_execution_context", graph, guest.out))
     for index, values in enumerate(inputs):
-        assert call(guest, "set_input", context, index, record(guest, values.shape, tag, values.tobytes())) == 0
+        assert (
+            call(guest, "set_input", context, index, record(guest, values.shape, tag, values.tobytes())) == 0
+        )
     return context
 
 
@@ -70,7 +72,9 @@ def test_a_type_that_cannot_be_the_inputs_is_refused(make_guest: MakeGuest) -> N
     guest = make_guest({"sum": models.add_and_subtract()})
     context = context_of(guest, "sum")
     for tag in (FORMER["UINT8"], FORMER["INT32"], 9):
-        assert call(guest, "set_input", context, 0, record(guest, (2, 3), tag, A.tobytes())) == INVALID_ARGUMENT
+        assert (
+            call(guest, "set_input", context, 0, record(guest, (2, 3), tag, A.tobytes())) == INVALID_ARGUMENT
+        )
         assert "'a' takes FP32" in guest.state.reason
 
 

@@ -120,7 +120,9 @@ def test_scalars_and_empty_tensors_pass(make_guest: MakeGuest, shape: tuple[int,
     assert guest.output(context, 0, np.uint8).tobytes() == array.tobytes()
 
 
-def test_bool_bytes_other_than_0_and_1_are_refused_also_in_a_buffer_filled_anew(make_guest: MakeGuest) -> None:
+def test_bool_bytes_other_than_0_and_1_are_refused_also_in_a_buffer_filled_anew(
+    make_guest: MakeGuest,
+) -> None:
     guest = make_guest({"same": models.identity("BOOL", [None])})
     context = guest.context("same")
     assert guest.set_input(context, 0, np.array([0, 1], np.uint8), 3) == 0
