@@ -1,0 +1,208 @@
+"""The V2 routes around inference, with tritonclient and as KServe's clients read them."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import wasmtime
+from tritonclient.http import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
+
+from tests.server.rest.conftest import CHECKED, ECHO, TRAP, Server, start_server, stop_server, write_model
+
+
+def call(server: Server, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    try:
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        return response.status, orjson.loads(response.read() or b"null")
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server whose models a test may change."""
+    write_model(tmp_path / "models" / "a", ECHO)
+    server = start_server(tmp_path / "models", tmp_path / "log")
+    yield server
+    assert stop_server(server) == 0
+
+
+def ask(client: InferenceServerClient, model: str, **options: Any) -> None:
+    client.infer(model, [InferInput("x", [1], "FP32").set_data_from_numpy(np.ones(1, np.float32))], **options)
+
+
+def status_of(failure: Any) -> str:
+    with pytest.raises(InferenceServerException) as caught:
+        failure()
+    return str(caught.value.status())
+
+
+def test_health_and_server_metadata(client: InferenceServerClient) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    metadata = client.get_server_metadata()
+    assert {"name", "version", "extensions"} <= metadata.keys()
+    assert {"binary_tensor_data", "model_repository", "model_configuration", "statistics"} <= set(
+        metadata["extensions"]
+    )
+
+
+def test_model_metadata_and_readiness(client: InferenceServerClient) -> None:
+    assert client.is_model_ready("checked")
+    assert client.is_model_ready("numbered", "7")
+    assert not client.is_model_ready("numbered", "9")
+    assert not client.is_model_ready("nobody")
+    metadata = client.get_model_metadata("checked")
+    assert (metadata["name"], metadata["versions"], metadata["platform"]) == ("checked", ["1"], "wasm")
+    assert metadata["inputs"] == [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 4]},
+        {"name": "n", "datatype": "INT32", "shape": []},
+    ]
+    assert client.get_model_metadata("numbered", "7")["name"] == "numbered"
+    assert status_of(lambda: client.get_model_metadata("numbered", "9")) == "404"
+    assert status_of(lambda: client.get_model_metadata("nobody")) == "404"
+
+
+def test_model_config(client: InferenceServerClient) -> None:
+    config = client.get_model_config("checked")
+    assert config["name"] == "checked"
+    assert config["max_batch_size"] == 0
+    assert config["input"] == [
+        {"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 4]},
+        {"name": "n", "data_type": "TYPE_INT32", "dims": []},
+    ]
+    assert client.get_model_config("numbered", "7")["name"] == "numbered"
+    assert status_of(lambda: client.get_model_config("nobody")) == "404"
+
+
+def test_statistics_count_requests(own_server: Server) -> None:
+    with own_server.client() as client:
+        before = client.get_inference_statistics("a")["model_stats"][0]
+        for _ in range(3):
+            ask(client, "a")
+        (stats,) = client.get_inference_statistics("a")["model_stats"]
+        assert (stats["name"], stats["version"]) == ("a", "1")
+        assert stats["inference_count"] == before["inference_count"] + 3
+        assert (
+            stats["inference_stats"]["success"]["count"] == before["inference_stats"]["success"]["count"] + 3
+        )
+        assert client.get_inference_statistics("a", "1")["model_stats"] == [stats]
+        assert client.get_inference_statistics()["model_stats"] == [stats]
+        assert status_of(lambda: client.get_inference_statistics("nobody")) == "404"
+
+
+def test_the_index_lists_every_model(client: InferenceServerClient) -> None:
+    rows = {row["name"]: row for row in client.get_model_repository_index()}
+    assert rows["numbered"] == {"name": "numbered", "version": "7", "state": "READY", "reason": ""}
+    assert {"echo", "checked", "slow"} <= rows.keys()
+
+
+def test_load_and_unload(own_server: Server) -> None:
+    with own_server.client() as client:
+        write_model(own_server.models / "b", ECHO, CHECKED)
+        assert status_of(lambda: ask(client, "b")) == "503"
+        client.load_model("b")
+        assert client.is_model_ready("b")
+        assert client.get_model_metadata("b")["inputs"][0]["name"] == "x"
+        client.unload_model("b")
+        assert not client.is_model_ready("b")
+        assert status_of(lambda: ask(client, "b")) == "503"
+        ask(client, "a")
+
+        assert call(own_server, "POST", "/v2/repository/models/b/load") == (200, {"name": "b", "load": True})
+        assert call(own_server, "POST", "/v2/repository/models/b/unload") == (
+            200,
+            {"name": "b", "unload": True},
+        )
+        for path in ("nobody", "..%2Fa", "%2e%2e"):
+            assert call(own_server, "POST", f"/v2/repository/models/{path}/load")[0] == 404
+            assert call(own_server, "POST", f"/v2/repository/models/{path}/unload")[0] == 404
+        assert status_of(lambda: client.load_model("a", config="{}")) == "400"
+        ask(client, "a")
+
+
+def test_a_model_that_fails_to_load_is_named_with_its_reason(own_server: Server) -> None:
+    broken = own_server.models / "broken"
+    broken.mkdir()
+    (broken / "model.wasm").write_bytes(b"\0asm\1\0\0\0junk")
+    with own_server.client() as client:
+        assert status_of(lambda: client.load_model("broken")) == "503"
+        (row,) = [row for row in client.get_model_repository_index() if row["name"] == "broken"]
+        assert row["state"] == "UNAVAILABLE"
+        assert row["reason"]
+        assert str(own_server.models) not in row["reason"]
+        assert [
+            row["name"] for row in call(own_server, "POST", "/v2/repository/index", b'{"ready": true}')[1]
+        ] == ["a"]
+        assert call(own_server, "POST", "/v2/repository/index", b'{"ready": 1}')[0] == 400
+        assert call(own_server, "POST", "/v2/repository/index", b"[")[0] == 400
+
+
+def test_a_reload_takes_the_new_module_without_a_pause(own_server: Server) -> None:
+    with own_server.client() as client:
+        ask(client, "a")
+        (own_server.models / "a" / "model.wasm").write_bytes(wasmtime.wat2wasm(TRAP))
+        client.load_model("a")
+        assert status_of(lambda: ask(client, "a")) == "500"
+
+
+V1_ROWS = {"instances": [[1, 2], [3, 4.5]]}
+
+
+@pytest.mark.parametrize(
+    ("model", "payload", "expected"),
+    [
+        ("single", V1_ROWS, {"predictions": [[1.0, 2.0], [3.0, 4.5]]}),
+        ("single", {"instances": [{"x": [1, 2]}]}, {"predictions": [[1.0, 2.0]]}),
+        ("single", {"inputs": [[1, 2]]}, {"outputs": [[1.0, 2.0]]}),
+        ("single", {"inputs": {"x": [[1, 2]]}}, {"outputs": [[1.0, 2.0]]}),
+        (
+            "echo",
+            {"instances": [{"a": 1, "t": "é"}, {"a": 2, "t": {"b64": "/w=="}}]},
+            {"predictions": [{"a": 1, "t": "é"}, {"a": 2, "t": {"b64": "/w=="}}]},
+        ),
+        ("echo", {"inputs": {"a": [1, 2], "b": [0.5]}}, {"outputs": {"a": [1, 2], "b": [0.5]}}),
+    ],
+)
+def test_v1_predict(server: Server, model: str, payload: Any, expected: Any) -> None:
+    assert call(server, "POST", f"/v1/models/{model}:predict", orjson.dumps(payload)) == (200, expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "payload", "status", "message"),
+    [
+        (
+            "single",
+            {"instances": [[1, 2, 3]]},
+            400,
+            "input 'x' must have shape [-1, 2] (-1: any size), got [1, 3]",
+        ),
+        ("single", {"instances": [["a", 2]]}, 400, "input 'x': element 0 must be a number"),
+        ("single", {}, 400, '"instances"'),
+        ("single", {"instances": 5}, 400, "instances"),
+        ("checked", V1_ROWS, 400, "the model has the inputs 'x', 'n'"),
+        ("nobody", V1_ROWS, 404, "nobody"),
+        ("reject", V1_ROWS, 422, "the picture is upside down"),
+        ("trap", V1_ROWS, 500, "trap"),
+        ("endless", V1_ROWS, 504, "deadline"),
+    ],
+)
+def test_v1_errors(server: Server, model: str, payload: Any, status: int, message: str) -> None:
+    found, answer = call(server, "POST", f"/v1/models/{model}:predict", orjson.dumps(payload))
+    assert found == status
+    assert message in answer["error"]
+
+
+def test_v1_readiness(server: Server) -> None:
+    assert call(server, "GET", "/v1/models/echo") == (200, {"name": "echo", "ready": True})
+    assert call(server, "GET", "/v1/models/nobody")[0] == 404
+    assert "echo" in call(server, "GET", "/v1/models")[1]["models"]
