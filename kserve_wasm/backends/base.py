@@ -75,10 +75,11 @@ class Graph(Protocol):
             InvalidRequest: an input is missing, unknown, or of a type or shape that the graph does not take.
             DeadlineExceeded: the deadline passed before or during the run.
             BackendError: the framework failed; the message holds the graph's own names and shapes.
+            ModelNotReady: the graph is closed.
         """
 
     def close(self) -> None:
-        """Frees the graph; running calls end first."""
+        """Refuses further runs, and frees the graph when the last running one has ended. May be called again."""
 
 
 class Backend(Protocol):
@@ -88,6 +89,7 @@ class Backend(Protocol):
         """Opens a graph.
 
         Raises:
+            ModelLoadError: an option is unknown or wrong.
             DeviceUnavailable: ``device`` is not there and ``source.options["fallback"]`` does not allow the CPU.
             BackendError: the framework refuses the graph.
         """

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -37,4 +39,4 @@ class TestOnnx(GraphContract):
         return GraphSource("g", "onnx", data=models.mlp().SerializeToString()[:-9])
 
     def has_gpu(self) -> bool:
-        return "CUDAExecutionProvider" in ort.get_available_providers()
+        return "CUDAExecutionProvider" in ort.get_available_providers() and Path("/dev/nvidiactl").exists()

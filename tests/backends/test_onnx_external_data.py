@@ -121,6 +121,16 @@ def test_a_missing_weights_file_is_refused_without_its_path(tmp_path: Path) -> N
     assert str(tmp_path) not in str(caught.value)
 
 
+def test_a_graph_that_keeps_its_weights_in_itself_asks_for_no_file(tmp_path: Path) -> None:
+    x = np.ones((1, 4), np.float32)
+    for words in ("", "location"):
+        model = models.mlp()
+        model.doc_string = words
+        source = GraphSource("g", "onnx", data=model.SerializeToString(), weights=tmp_path / "none")
+        y = open_graph(source, "cpu").run({"x": Tensor.from_numpy(x)})["y"].numpy()
+        np.testing.assert_allclose(y, models.mlp_oracle(x), rtol=1e-5)
+
+
 MEMORY = """
 import sys
 from pathlib import Path

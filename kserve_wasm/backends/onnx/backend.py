@@ -47,12 +47,15 @@ class OnnxBackend:
         """
         options = parse(source.options)
         providers = _providers(options, device)
-        weights = _weights(source)
+        weights: Path | None = None
         try:
-            model = relocate(_read(source), None if weights is None else os.fsencode(weights.name))
+            # Resolved, because ONNX Runtime refuses a link that leads out of the folder, as in a mounted ConfigMap.
+            weights = None if source.weights is None else source.weights.resolve()
+            graph_bytes = _read(source)
+            model = relocate(graph_bytes, None if weights is None else os.fsencode(weights.name))
             session = ort.InferenceSession(
                 model,
-                _session_options(options, weights),
+                _session_options(options, None if model is graph_bytes else weights),
                 providers=providers,
                 enable_fallback=0,  # it prints, and retries on the CPU unasked
             )
@@ -84,12 +87,8 @@ def _read(source: GraphSource) -> bytes:
     return data
 
 
-def _weights(source: GraphSource) -> Path | None:
-    # Resolved, because ONNX Runtime refuses a link that leads out of the folder, as every mounted ConfigMap has.
-    return None if source.weights is None else source.weights.resolve()
-
-
 def _session_options(options: OnnxOptions, weights: Path | None) -> Any:
+    """ONNX Runtime's options; ``weights`` is None for a graph that keeps its weights in itself."""
     result = ort.SessionOptions()
     result.log_severity_level = _FATAL  # errors come as exceptions; no client shall fill the log with them
     result.intra_op_num_threads = options.intra_op_threads or available_cpus()
@@ -101,7 +100,7 @@ def _session_options(options: OnnxOptions, weights: Path | None) -> Any:
     )
     prepack = options.prepacking
     if prepack is None:
-        prepack = weights is None or not weights.exists() or weights.stat().st_size < MAPPED_FROM
+        prepack = weights is None or weights.stat().st_size < MAPPED_FROM
     entries = {
         "session.intra_op.allow_spinning": "0",
         "session.inter_op.allow_spinning": "0",

@@ -34,7 +34,7 @@ _MAX_DEPTH = 100  # protobuf's own limit
 
 
 def relocate(graph: bytes, location: bytes | None) -> bytes:
-    """``graph`` with ``location`` in place of the file that its external tensors name.
+    """``graph`` with ``location`` in place of the file that its external tensors name; ``graph`` itself without such.
 
     Args:
         graph: a serialized ModelProto.
