@@ -21,10 +21,6 @@ from kserve_wasm.convert.samples import Sample
 from kserve_wasm.convert.weights import SlimGraph
 from kserve_wasm.tensors import TensorSpec, dtypes
 
-IN_PLACE_FROM = 256 << 20
-"""Bytes of weights inside the ``.onnx`` file from which on ONNX Runtime maps them there, as external data, and does not
-load the file, which would take it more than twice its size in memory."""
-
 
 class SampleRefusedError(Exception):
     """ONNX Runtime does not take a sample."""
@@ -150,27 +146,31 @@ def _open(source: OnnxFile, slim: SlimGraph) -> Any:
     options.log_severity_level = 4
     # As the backend will run it, so that the two agree to the last bit wherever they can.
     options.intra_op_num_threads = available_cpus()
+    model: str | bytes = str(source.path)
     if sum(blob.length for blob in slim.weights) >= MAPPED_FROM:
         options.add_session_config_entry("session.disable_prepacking", "1")
-    model: str | bytes = str(source.path)
-    if sum(part.length for part in source.raw.values()) >= IN_PLACE_FROM:
-        base = source.path.resolve().parent
-        places = []
-        for blob in slim.weights:
-            if callable(blob.source):
-                break
-            places.append((os.path.relpath(blob.source[0].resolve(), base), blob.source[1]))
-        else:
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(base)
-            )
-            model = slim.encode(places)
+        model = _mapped(source, slim, options) or model
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ConversionError(
             f"ONNX Runtime {ort.__version__} cannot open the model: {plain(error, source.path)}"
         ) from None
+
+
+def _mapped(source: OnnxFile, slim: SlimGraph, options: Any) -> bytes | None:
+    """The original with its weights as external data, in the file that they are in; None where that cannot be.
+
+    ONNX Runtime would load the file itself whole, which takes it more than twice the file's size in memory.
+    """
+    base = source.path.resolve().parent
+    places = []
+    for blob in slim.weights:
+        if callable(blob.source) or not blob.source[0].resolve().is_relative_to(base):
+            return None
+        places.append((str(blob.source[0].resolve().relative_to(base)), blob.source[1]))
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(base))
+    return slim.encode(places)
 
 
 def plain(error: Exception, path: Path) -> str:

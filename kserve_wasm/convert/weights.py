@@ -114,9 +114,9 @@ def _blob(source: OnnxFile, index: int, tensor: onnx.TensorProto) -> Blob | None
 
 def _external(model: Path, tensor: onnx.TensorProto) -> Blob:
     info = ExternalDataInfo(tensor)
-    base = model.resolve().parent
-    path = (base / info.location).resolve()
-    if not path.is_relative_to(base):
+    path = (model.parent / info.location).resolve()
+    # Model hubs keep files as links into a common folder: the model's own link leads there too.
+    if not any(path.is_relative_to(base) for base in (model.parent.resolve(), model.resolve().parent)):
         raise ConversionError(
             f"the data of '{tensor.name}' lies outside the model's directory: '{info.location}'"
         )
