@@ -32,7 +32,7 @@ from kserve_wasm.wasi_nn.host_function import (
     MemoryFault,
 )
 from kserve_wasm.wasi_nn.registry import GraphRegistry
-from kserve_wasm.wasi_nn.state import AnyTensor, NNState
+from kserve_wasm.wasi_nn.state import AnyTensor, BorrowedTensor, NNState
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +120,16 @@ class InstanceState(NNState):
             raise self.told() or GuestError(self._unexplained(errno, export))
         outputs: dict[str, Tensor] = {}
         wanted = self.request.outputs
+        copied = 0
         for name, tensor in self.outputs.items():
-            if wanted is None or name in wanted:
-                outputs[name] = tensor if isinstance(tensor, Tensor) else self._copied(tensor)
+            if wanted is not None and name not in wanted:
+                continue
+            if isinstance(tensor, BorrowedTensor):
+                copied += tensor.nbytes  # one range may be lent many times over
+                if not self.has_room(copied):
+                    raise GuestLimitExceeded(self.reason)
+                tensor = tensor.copied(self.memory)
+            outputs[name] = tensor
         if wanted is not None and len(outputs) < len(wanted):
             missing = [f"'{name}'" for name in wanted if name not in outputs]
             if missing:
@@ -137,18 +144,6 @@ class InstanceState(NNState):
         name = f" ({ERRNO_NAMES[errno]})" if errno < len(ERRNO_NAMES) else ""
         reason = f"; the last host call that failed: {self.reason}" if self.reason else ""
         return f"the guest's {export} returned {errno}{name} without a message{reason}"
-
-    def _copied(self, lent: AnyTensor) -> Tensor:
-        assert not isinstance(lent, Tensor)
-        # One range may be lent many times over: copies count like any other tensor.
-        if not self.has_room(lent.nbytes):
-            raise GuestLimitExceeded(self.reason)
-        try:
-            tensor = lent.copied(self.memory)
-        except MemoryFault as fault:
-            raise GuestError(f"an output lies outside the guest's memory: {fault}") from None
-        self.hold(tensor)
-        return tensor
 
     def close(self) -> None:
         """Frees everything."""

@@ -72,7 +72,7 @@ AnyTensor: TypeAlias = Tensor | BorrowedTensor
 
 def host_bytes(tensor: Tensor) -> int:
     """The host memory that ``tensor`` takes."""
-    return tensor.nbytes if tensor.dtype.itemsize else text_bytes(tensor.nbytes, tensor.size)
+    return tensor.numpy().nbytes if tensor.dtype.itemsize else text_bytes(tensor.nbytes, tensor.size)
 
 
 def text_bytes(encoded: int, elements: int) -> int:
@@ -373,8 +373,7 @@ class NNState:
 def _apart(output: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     """``output``, copied if a graph passed (a part of) an input through: inputs are written to again, or go away."""
     array = output.numpy()
-    if array.base is None and all(output is not t for t in inputs.values()):
-        return output
-    if any(np.may_share_memory(array, t.numpy()) for t in inputs.values()):
-        return Tensor.from_numpy(array.copy())
+    for tensor in inputs.values():
+        if np.may_share_memory(array, tensor.numpy()):
+            return Tensor.from_numpy(array.copy())
     return output

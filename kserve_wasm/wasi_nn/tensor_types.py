@@ -97,4 +97,4 @@ def describe(tag: int, elements: int, nbytes: int) -> str:
 
 def fits_an_array(dims: tuple[int, ...]) -> bool:
     """Whether an array can have these dimensions: NumPy multiplies all but the empty ones, at up to 8 bytes each."""
-    return len(dims) <= MAX_DIMS and math.prod(d or 1 for d in dims) < 1 << 60
+    return len(dims) <= MAX_DIMS and (math.prod(dims) or math.prod(d or 1 for d in dims)) < 1 << 60

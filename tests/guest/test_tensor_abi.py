@@ -505,6 +505,14 @@ def test_one_range_lent_many_times_cannot_become_many_copies(make_guest: MakeGue
         answer(guest, a=lent, b=lent, c=lent)
 
 
+def test_lent_outputs_of_earlier_requests_do_not_count(make_guest: MakeGuest) -> None:
+    guest = make_guest(limits=Limits(tensor_bytes=10_000))
+    for _ in range(5):
+        lent = guest.handle(guest.kw("tensor_borrow", 2, dims(guest, (4096,)), 1, 4096, 4096, guest.out))
+        assert list(answer(guest, a=lent, b=lent)) == ["a", "b"]
+        guest.state.begin(InferenceRequest({}), 1e18)
+
+
 def test_names_and_parameters_of_a_response_are_capped(make_guest: MakeGuest) -> None:
     guest = make_guest(memory=1 << 21)
     big = guest.put(b"v" * (1 << 20))
