@@ -414,6 +414,8 @@ def test_a_copy_set_by_wasi_nn_and_a_handle_may_follow_each_other(guest: Guest) 
         np.testing.assert_array_equal(guest.output(context, 0, "<f4"), (values + A).ravel())
         assert guest.set_input(context, 0, A * 0, TODAY["FP32"]) == 0
         assert read(guest, kept, A.nbytes) == values.tobytes()
+        assert guest.call("compute", context) == 0
+        np.testing.assert_array_equal(guest.output(context, 0, "<f4"), A.ravel())
 
 
 def test_unknown_names_of_graph_tensors_are_not_found(guest: Guest) -> None:
