@@ -87,7 +87,7 @@ class WasmModel(Model):  # type: ignore[misc]
         self._pace = Pace()
         workers = config.instances.workers or max(2, len(os.sched_getaffinity(0)))
         self._lane = Lane(pool, workers, config.instances.queue)
-        self.metrics.watch(lambda: self._lane.running + self._lane.waiting, lambda: self._lane.waiting)
+        self.metrics.watch(lambda: self.in_flight, lambda: self._lane.waiting)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -103,6 +103,11 @@ class WasmModel(Model):  # type: ignore[misc]
     def statistics(self) -> Statistics:
         """Counts and durations, for the statistics extension."""
         return self.metrics.statistics
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that run or wait for a thread."""
+        return self._lane.running + self._lane.waiting
 
     def load(self) -> bool:
         """Opens graphs and compiles the module; raises ModelLoadError or BackendError when it cannot."""

@@ -12,12 +12,13 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import kserve
 
 from kserve_wasm.artifact import ModelConfig, find_model_dirs
 from kserve_wasm.errors import ModelLoadError, ModelNotFound, ModelNotReady, WasmServingError
+from kserve_wasm.server.versions import select_versions
 
 if TYPE_CHECKING:
     from kserve_wasm.model import WasmModel
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+_IDLE_POLL = 0.02
+"""Seconds between looks at whether a model that is to be stopped still answers requests."""
 
 READY = "READY"
 LOADING = "LOADING"
@@ -237,6 +241,9 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
     def _stop(self, models: list[WasmModel]) -> Awaitable[None]:
         async def stop() -> None:
             for model in models:
+                # What it accepted before another took its place, it answers.
+                while model.in_flight:
+                    await asyncio.sleep(_IDLE_POLL)
                 await asyncio.to_thread(model.stop)
 
         task = asyncio.ensure_future(stop())
@@ -268,36 +275,3 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
         except ModelNotFound as error:
             return error
         return ModelNotReady(f"model '{name}' is not loaded")
-
-
-def select_versions(configs: Sequence[ModelConfig]) -> list[ModelConfig]:
-    """Choose the versions to serve, lowest first, by the ``version_policy`` of ``model.yaml``.
-
-    It is ``all``, ``latest`` (the default: the highest), ``{latest: N}`` (the N highest) or
-    ``{specific: [1, 3]}``.
-
-    Raises:
-        ModelLoadError: there is no version, the policy is none of these, or it names an absent version.
-    """
-    ordered = sorted(configs, key=lambda config: int(config.version) if config.version.isdecimal() else -1)
-    if not ordered:
-        raise ModelLoadError("the model directory holds no version")
-    policy: Any = ordered[-1].raw.get("version_policy", "latest")
-    match policy:
-        case "all":
-            return ordered
-        case "latest":
-            return ordered[-1:]
-        case {"latest": int(count)} if len(policy) == 1 and count > 0:
-            return ordered[-count:]
-        case {"specific": [_, *_] as wanted} if len(policy) == 1:
-            chosen = {str(version) for version in wanted}
-            missing = chosen - {config.version for config in ordered}
-            if missing:
-                raise ModelLoadError(
-                    f"version_policy names version {', '.join(sorted(missing))}, which is not there"
-                )
-            return [config for config in ordered if config.version in chosen]
-    raise ModelLoadError(
-        f"version_policy must be all, latest, {{latest: N}} or {{specific: [1, 3]}}, got {policy!r}"
-    )

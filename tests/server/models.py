@@ -32,10 +32,10 @@ ECHO = """(module
 SLOW = _FUNCTION.format(
     body="""(local $i i64)
     (loop $l (local.set $i (i64.add (local.get $i) (i64.const 1)))
-             (br_if $l (i64.lt_u (local.get $i) (i64.const 3000000000))))
+             (br_if $l (i64.lt_u (local.get $i) (i64.const 1000000000))))
     i32.const 0"""
 )
-"""Some seconds of counting: long enough that something can happen meanwhile."""
+"""About a second of counting: long enough that something can happen meanwhile."""
 
 
 def identity_name(dtype: str) -> str:

@@ -1,0 +1,269 @@
+"""Start, readiness, drain and stop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import requests
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from tests.backends import models as onnx_models
+from tests.backends.models import mlp_oracle
+from tests.server import models
+from tests.server.process import START_SECONDS, Server
+
+BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0]}]}
+MLP_BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 1, 1, 1]}]}
+
+
+def infer(client: triton.InferenceServerClient, model: str, shape=(1, 4), **options):
+    item = triton.InferInput("x", list(shape), "FP32")
+    item.set_data_from_numpy(np.ones(shape, np.float32))
+    return client.infer(model, [item], **options)
+
+
+def start_infer(client: triton.InferenceServerClient, model: str, answers: list):
+    item = triton.InferInput("x", [1, 1], "FP32")
+    item.set_data_from_numpy(np.ones((1, 1), np.float32))
+    return client.async_infer(model, [item], lambda _, error: answers.append(error))
+
+
+def wait_for(server: Server, name: str, expected: float, **labels: str) -> None:
+    end = time.monotonic() + START_SECONDS
+    while server.metrics().get((name, frozenset(labels.items()))) != expected:
+        assert time.monotonic() < end, f"{name}{labels} never became {expected}:\n{server.log}"
+        time.sleep(0.02)
+
+
+def wait_in_flight(server: Server, model: str, count: int) -> None:
+    wait_for(server, "kserve_wasm_requests_in_flight", count, model=model, version="1")
+
+
+@pytest.fixture
+def slow_and_quick(tmp_path: Path) -> Path:
+    root = tmp_path / "models"
+    models.write_guest(models.SLOW, root / "slow", "instances: {workers: 4}\n")
+    models.write_onnx(onnx_models.mlp(), root / "mlp")
+    return root
+
+
+def test_sigterm_drains_then_lets_running_requests_of_both_protocols_end(start_server, slow_and_quick):
+    server = start_server(f"--model_dir={slow_and_quick}", "--drain_seconds=1.5", "--grace_period=50")
+    server.wait_ready()
+    with (
+        ThreadPoolExecutor(1) as pool,
+        requests.Session() as session,
+        triton.InferenceServerClient(server.grpc) as client,
+    ):
+        over_rest = pool.submit(requests.post, f"{server.http}/v2/models/slow/infer", json=BODY, timeout=60)
+        errors: list[InferenceServerException | None] = []
+        start_infer(client, "slow", errors)
+        wait_in_flight(server, "slow", 2)
+
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("draining")
+        assert session.get(f"{server.http}/v2/health/ready", timeout=10).status_code == 503
+        assert session.get(f"{server.http}/v2/health/live", timeout=10).status_code == 200
+        assert not client.is_server_ready()
+        assert client.is_server_live()
+        with grpc.insecure_channel(server.grpc) as channel:
+            assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == b"\x08\x02"  # NOT_SERVING
+        # Whoever has not heard of it yet is still answered.
+        assert requests.post(f"{server.http}/v2/models/mlp/infer", json=MLP_BODY, timeout=10).ok
+        np.testing.assert_allclose(
+            infer(client, "mlp").as_numpy("y"), mlp_oracle(np.ones((1, 4), np.float32)), rtol=1e-5, atol=1e-6
+        )
+
+        assert over_rest.result().status_code == 200
+        assert server.wait() == 0
+        assert errors == [None]
+
+
+def test_a_second_signal_stops_at_once(start_server, slow_and_quick):
+    server = start_server(f"--model_dir={slow_and_quick}", "--drain_seconds=600")
+    server.wait_ready()
+    server.signal(signal.SIGTERM)
+    server.wait_for_log("draining")
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 128 + signal.SIGTERM
+
+
+def test_ctrl_c_does_not_wait_for_load_balancers(start_server, slow_and_quick):
+    server = start_server(f"--model_dir={slow_and_quick}", "--drain_seconds=600")
+    server.wait_ready()
+    server.signal(signal.SIGINT)
+    assert server.wait() == 0
+
+
+def test_the_grace_period_ends_a_guest_that_does_not(start_server, tmp_path):
+    models.write_guest(models.FOREVER, tmp_path / "m", "limits: {timeout: 600}\n")
+    server = start_server("--model_name=m", f"--model_dir={tmp_path / 'm'}", "--grace_period=0.5")
+    server.wait_ready()
+    with triton.InferenceServerClient(server.grpc) as client:
+        errors: list[InferenceServerException | None] = []
+        start_infer(client, "m", errors)
+        wait_in_flight(server, "m", 1)
+        assert server.stop() == 0
+
+
+def test_the_one_model_that_does_not_load_ends_the_process_with_the_reason(start_server, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.wasm").write_bytes(b"not wasm")
+    server = start_server("--model_name=m", f"--model_dir={tmp_path / 'm'}")
+    assert server.wait() == 1
+    (line,) = [line for line in server.log.splitlines() if "ERROR" in line]
+    assert "model m did not load" in line
+
+
+def test_a_model_directory_that_is_not_there_ends_the_process_with_the_reason(start_server, tmp_path):
+    server = start_server("--model_name=m", f"--model_dir={tmp_path / 'nowhere'}")
+    assert server.wait() == 1
+    (line,) = [line for line in server.log.splitlines() if "ERROR" in line]
+    assert "does not exist" in line
+
+
+def test_one_broken_model_of_many_makes_the_server_live_not_ready_and_says_why(start_server, tmp_path):
+    root = tmp_path / "models"
+    models.write_onnx(onnx_models.mlp(), root / "mlp")
+    (root / "broken").mkdir()
+    (root / "broken" / "model.wasm").write_bytes(b"not wasm")
+    server = start_server(f"--model_dir={root}")
+    server.wait_listening()
+    server.wait_for_log("model mlp serves version 1")
+    assert requests.get(f"{server.http}/v2/health/live", timeout=10).status_code == 200
+    assert requests.get(f"{server.http}/v2/health/ready", timeout=10).status_code == 503
+    with triton.InferenceServerClient(server.grpc) as client:
+        assert not client.is_server_ready()
+        assert client.is_model_ready("mlp")
+        assert infer(client, "mlp").as_numpy("y").shape == (1, 3)
+        with pytest.raises(InferenceServerException) as raised:
+            infer(client, "broken")
+        assert raised.value.status() == "StatusCode.UNAVAILABLE"
+        (row,) = [row for row in client.get_model_repository_index().models if row.name == "broken"]
+        assert row.state == "UNAVAILABLE"
+        assert "expected a WebAssembly module" in row.reason
+
+        # Mended and loaded again, the server is ready.
+        (root / "broken" / "model.wasm").unlink()
+        models.write_guest(models.ECHO, root / "mended")
+        (root / "mended" / "model.wasm").rename(root / "broken" / "model.wasm")
+        client.load_model("broken")
+        assert client.is_server_ready()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model_nam=m"], "--model_nam=m"),
+        (["--drain=1"], "--drain=1"),
+        (["--workers=2"], "raise the number of replicas"),
+        (["--grace_period=-1"], "expected 0 or more"),
+        (["--max_request_bytes=0"], "expected more than 0"),
+        (["--gpu=perhaps"], "expected true or false"),
+        (["--model_dir=/nowhere/at/all"], "is not a directory"),
+    ],
+)
+def test_a_wrong_flag_ends_the_process_and_is_named(start_server, flags, words):
+    server = start_server(*flags)
+    assert server.wait() == 2
+    assert words in server.log
+
+
+def test_a_port_that_is_taken_ends_the_process_and_is_named(start_server, slow_and_quick):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for flag in (f"--http_port={port}", f"--grpc_port={port}"):
+            server = start_server(f"--model_dir={slow_and_quick}", flag)
+            assert server.wait() == 1
+            assert "cannot listen" in server.log
+            assert str(port) in server.log
+
+
+def test_the_environment_gives_the_defaults(start_server, slow_and_quick):
+    server = start_server(
+        environment={"MODEL_NAME": "named", "MODEL_PATH": str(slow_and_quick / "mlp"), "ENABLE_GRPC": "false"}
+    )
+    server.wait_ready()
+    assert server.grpc_port == 0
+    assert requests.get(f"{server.http}/v2/models/named", timeout=10).json()["name"] == "named"
+
+
+def test_requests_are_not_logged_unless_asked_for(start_server, slow_and_quick):
+    logs = []
+    for flags in ([], ["--log_requests"]):
+        server = start_server("--model_name=m", f"--model_dir={slow_and_quick / 'mlp'}", *flags)
+        server.wait_ready()
+        with triton.InferenceServerClient(server.grpc) as client:
+            infer(client, "m")
+        assert requests.post(f"{server.http}/v2/models/m/infer", json=MLP_BODY, timeout=10).ok
+        server.stop()
+        logs.append(server.log)
+    assert "ModelInfer" not in logs[0]
+    assert "/v2/models/m/infer" not in logs[0]
+    assert "ModelInfer OK" in logs[1]
+    assert "/v2/models/m/infer" in logs[1]
+
+
+def test_a_client_that_goes_away_is_counted_as_cancelled(start_server, slow_and_quick):
+    server = start_server(f"--model_dir={slow_and_quick}")
+    server.wait_ready()
+    with triton.InferenceServerClient(server.grpc) as client:
+        call = start_infer(client, "slow", [])
+        wait_in_flight(server, "slow", 1)
+        call.cancel()
+        labels = {"model": "slow", "version": "1", "protocol": "v2-grpc", "code": "CANCELLED"}
+        wait_for(server, "kserve_wasm_requests_total", 1, **labels)
+        assert infer(client, "mlp").as_numpy("y").shape == (1, 3)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(start_server, tmp_path):
+    models.write_guest(models.SLOW, tmp_path / "m", "instances: {workers: 1, queue: 1}\n")
+    server = start_server("--model_name=m", f"--model_dir={tmp_path / 'm'}", "--grace_period=50")
+    server.wait_ready()
+    with triton.InferenceServerClient(server.grpc) as client:
+        errors: list[InferenceServerException | None] = []
+        for _ in range(2):
+            start_infer(client, "m", errors)
+        wait_in_flight(server, "m", 2)
+        with grpc.insecure_channel(server.grpc) as channel:
+            with pytest.raises(grpc.RpcError) as raised:
+                channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\x0a\x01m")
+            assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert int(dict(raised.value.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+        answer = requests.post(f"{server.http}/v2/models/m/infer", json=BODY, timeout=10)
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) > 0
+        wait_in_flight(server, "m", 0)
+        assert errors == [None, None]
+
+
+def test_a_reload_under_load_loses_no_request(start_server, slow_and_quick):
+    server = start_server(f"--model_dir={slow_and_quick}")
+    server.wait_ready()
+    expected = mlp_oracle(np.ones((1, 4), np.float32))
+
+    def ask(_: int) -> int:
+        with triton.InferenceServerClient(server.grpc) as client:
+            for asked in range(1000):
+                np.testing.assert_allclose(infer(client, "mlp").as_numpy("y"), expected, rtol=1e-5, atol=1e-6)
+                if reloaded.done():
+                    return asked
+        return asked
+
+    def reload() -> None:
+        with triton.InferenceServerClient(server.grpc) as client:
+            for _ in range(10):
+                client.load_model("mlp")
+
+    with ThreadPoolExecutor(4) as pool:
+        reloaded = pool.submit(reload)
+        assert sum(pool.map(ask, range(3))) > 0
+        reloaded.result()

@@ -1,0 +1,157 @@
+"""The series on /metrics, read as Prometheus reads them, and the statistics object."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import requests
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from kserve_wasm.metrics import ModelMetrics, Statistics
+from tests.backends import models as onnx_models
+from tests.server import models
+from tests.server.process import Server
+
+
+@pytest.fixture(scope="module")
+def metered(tmp_path_factory: pytest.TempPathFactory):
+    """A server of its own: its counts are those of this module alone."""
+    root = tmp_path_factory.mktemp("metered")
+    models.write_onnx(onnx_models.mlp(), root / "models" / "mlp")
+    models.write_guest(models.TRAP, root / "models" / "trap")
+    server = Server(
+        root / "log", f"--model_dir={root / 'models'}", f"--cache_dir={root / 'cache'}", "--drain_seconds=0"
+    )
+    try:
+        server.wait_ready()
+        yield server
+        assert server.stop() == 0
+        assert "Traceback" not in server.log
+    finally:
+        server.process.kill()
+        server.wait()
+
+
+def infer(client: triton.InferenceServerClient, model: str = "mlp", rows: int = 1) -> None:
+    item = triton.InferInput("x", [rows, 4], "FP32")
+    item.set_data_from_numpy(np.zeros((rows, 4), np.float32))
+    client.infer(model, [item])
+
+
+def value(server: Server, name: str, **labels: str) -> float:
+    return server.metrics().get((name, frozenset(labels.items())), 0.0)
+
+
+MLP = {"model": "mlp", "version": "1"}
+
+
+def test_requests_are_counted_by_model_version_protocol_and_code(metered: Server):
+    with triton.InferenceServerClient(metered.grpc) as client:
+        for _ in range(3):
+            infer(client)
+        for model in ("invented-1", "invented-2", "trap"):
+            with pytest.raises(InferenceServerException):
+                infer(client, model)
+        with pytest.raises(InferenceServerException):
+            client.infer("mlp", [])
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0, 0, 0, 0]}]}
+    for _ in range(2):
+        assert requests.post(f"{metered.http}/v2/models/mlp/infer", json=body, timeout=10).ok
+
+    def count(**labels: str) -> float:
+        return value(metered, "kserve_wasm_requests_total", **labels)
+
+    assert count(**MLP, protocol="v2-grpc", code="OK") == 3
+    assert count(**MLP, protocol="v2-grpc", code="INVALID_ARGUMENT") == 1
+    assert count(**MLP, protocol="v2-rest", code="200") == 2
+    # A client's inventions must not become series.
+    assert count(model="", version="", protocol="v2-grpc", code="NOT_FOUND") == 2
+    assert not [labels for name, labels in metered.metrics() if ("model", "invented-1") in labels]
+    assert count(model="trap", version="1", protocol="v2-grpc", code="INTERNAL") == 1
+    assert (
+        value(metered, "kserve_wasm_instances_trapped_total", model="trap", version="1", reason="unreachable")
+        == 1
+    )
+
+    assert value(metered, "kserve_wasm_request_seconds_count", **MLP, protocol="v2-grpc") == 4
+    assert value(metered, "kserve_wasm_instances_started_total", **MLP) == 5
+    assert value(metered, "kserve_wasm_compute_seconds_count", **MLP, graph="default") == 5
+    assert value(metered, "kserve_wasm_queue_seconds_count", **MLP) == 5
+    assert value(metered, "kserve_wasm_model_load_seconds_count", **MLP) == 1
+    assert value(metered, "kserve_wasm_requests_in_flight", **MLP) == 0
+    assert value(metered, "kserve_wasm_queue_depth", **MLP) == 0
+    # KServe's own, which its dashboards read, counts every protocol.
+    assert value(metered, "request_predict_seconds_count", model_name="mlp") == 6
+
+
+def test_bytes_in_and_out_are_those_of_the_messages(metered: Server):
+    names = ("kserve_wasm_received_bytes_total", "kserve_wasm_sent_bytes_total")
+    labels = {**MLP, "protocol": "v2-grpc"}
+    with triton.InferenceServerClient(metered.grpc) as client:
+        before = [value(metered, name, **labels) for name in names]
+        infer(client, rows=1000)
+        received, sent = (value(metered, name, **labels) - b for name, b in zip(names, before, strict=True))
+    # FP32 [1000, 4] in and [1000, 3] out, and some names around them.
+    assert 16_000 < received < 16_200
+    assert 12_000 < sent < 12_200
+
+
+def test_the_series_of_an_unloaded_model_go_and_a_reloads_stay(metered: Server):
+    with triton.InferenceServerClient(metered.grpc) as client:
+        infer(client)
+        before = value(metered, "kserve_wasm_requests_total", **MLP, protocol="v2-grpc", code="OK")
+        client.load_model("mlp")
+        infer(client)
+        after = value(metered, "kserve_wasm_requests_total", **MLP, protocol="v2-grpc", code="OK")
+        assert after == before + 1
+        client.unload_model("mlp")
+    left = {name for name, labels in metered.metrics() if ("model", "mlp") in labels}
+    assert left == set()
+
+
+def test_statistics_add_up_over_threads():
+    statistics = Statistics()
+
+    def many(_: int) -> None:
+        for _ in range(1000):
+            statistics.succeeded(100, 10, 20, 30, 40)
+            statistics.failed(7)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(many, range(8)))
+    snapshot = statistics.snapshot()
+    assert snapshot["inference_count"] == snapshot["execution_count"] == 8000
+    assert snapshot["inference_stats"] == {
+        "success": {"count": 8000, "ns": 800_000},
+        "fail": {"count": 8000, "ns": 56_000},
+        "queue": {"count": 8000, "ns": 80_000},
+        "compute_input": {"count": 8000, "ns": 160_000},
+        "compute_infer": {"count": 8000, "ns": 240_000},
+        "compute_output": {"count": 8000, "ns": 320_000},
+    }
+    assert [batch["batch_size"] for batch in snapshot["batch_stats"]] == [1]
+
+
+def test_a_batch_is_one_execution_of_many_inferences():
+    statistics = Statistics()
+    statistics.succeeded(1, 1, 1, 1, 1, batch_size=4)
+    statistics.succeeded(1, 1, 1, 1, 1, batch_size=1)
+    snapshot = statistics.snapshot()
+    assert (snapshot["inference_count"], snapshot["execution_count"]) == (5, 2)
+    assert [batch["batch_size"] for batch in snapshot["batch_stats"]] == [1, 4]
+
+
+def test_removing_twice_does_not_take_anothers_series():
+    from prometheus_client import REGISTRY
+
+    labels = {"model": "held twice", "version": "1"}
+    old, new = ModelMetrics("held twice", "1"), ModelMetrics("held twice", "1")
+    new.instance_started()
+    old.remove()
+    old.remove()
+    assert REGISTRY.get_sample_value("kserve_wasm_instances_started_total", labels) == 1
+    new.remove()
+    assert REGISTRY.get_sample_value("kserve_wasm_instances_started_total", labels) is None
