@@ -143,6 +143,10 @@ def to_error(error: wasmtime.Trap | wasmtime.WasmtimeError, state: InstanceState
         code = error.trap_code
         if code is wasmtime.TrapCode.INTERRUPT:
             return DeadlineExceeded("the guest passed the request's deadline")
+        told = state.told()
+        if code is wasmtime.TrapCode.UNREACHABLE and told is not None:
+            # A guest that panics over an errno has been told why by the host, or has said why itself.
+            return told
         reason = _TRAPS.get(code, str(error).splitlines()[0]) if code else "a host function ended it"
         frames = error.frames
         where = f" in {frames[0].func_name}" if frames and frames[0].func_name else ""

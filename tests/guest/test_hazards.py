@@ -80,6 +80,18 @@ def test_a_trap_is_a_typed_error_and_the_next_request_is_answered(
     model.close()
 
 
+def test_a_guest_that_panics_over_a_failure_it_was_told_of_fails_with_that(
+    tmp_path: Path, binding: str
+) -> None:
+    """Guests in Rust unwrap errnos: the client should read why, and not that something was unreachable."""
+    body = """(drop (call $fail (i32.const 0) (i32.const 64) (i32.const 9))) unreachable"""
+    head = '(data (i32.const 64) "too small")'
+    model = open_model(tmp_path, infer(body, head=head), binding)
+    with pytest.raises(GuestRejected, match="^too small$"):
+        model.infer(EMPTY)
+    model.close()
+
+
 LOOPS = {
     "infer": infer("(loop (br 0)) (i32.const 0)"),
     "load": infer("(i32.const 0)", head='(func (export "load") (result i32) (loop (br 0)) (i32.const 0))'),
