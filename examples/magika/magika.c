@@ -6,6 +6,8 @@
  *            mime_type, group, description   BYTES [N]
  * Parameter: prediction_mode   "high_confidence" (default), "medium_confidence" or "best_guess"
  *
+ *     python examples/magika/build.py -o build/magika/model.wasm
+ *
  * Of each file only its ends enter the sandbox. Files are collected into batches of one tensor, so that memory does not
  * grow with their number.
  */

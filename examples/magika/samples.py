@@ -175,6 +175,7 @@ def letter() -> bytes:
     message.add_attachment(
         gzip.compress(PROSE.encode()), maintype="application", subtype="gzip", filename="a.gz"
     )
+    message.set_boundary("a-boundary-that-stays")
     return bytes(message)
 
 
