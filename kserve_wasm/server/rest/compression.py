@@ -11,7 +11,6 @@ from kserve_wasm.tensors.tensor import BytesLike
 MIN_BYTES = 1024
 """Smaller answers are not compressed."""
 _GZIP, _ZLIB, _RAW = 31, zlib.MAX_WBITS, -zlib.MAX_WBITS
-_STEP = 1 << 20
 
 
 def decompress(body: BytesLike, coding: bytes, limit: int) -> BytesLike:
@@ -40,29 +39,20 @@ def decompress(body: BytesLike, coding: bytes, limit: int) -> BytesLike:
         raise InvalidRequest(
             f"Content-Encoding '{coding[:40].decode('latin-1')}' is not supported; send gzip, deflate or identity"
         )
-    parts: list[bytes] = []
-    total = 0
-    while True:
-        stream = zlib.decompressobj(bits)
-        while not stream.eof:
-            try:
-                part = stream.decompress(data, min(_STEP, limit - total + 1))
-            except zlib.error as error:
-                raise InvalidRequest(f"the body is not valid {coding.decode()}: {error}") from None
-            parts.append(part)
-            total += len(part)
-            if total > limit:
-                raise PayloadTooLarge(f"the decompressed body is larger than the limit of {limit} bytes")
-            data = memoryview(stream.unconsumed_tail)
-            if not part and not data and not stream.eof:
-                raise InvalidRequest(f"the body ends inside its {coding.decode()} data")
-        # Several gzip members in a row are one body (RFC 1952, section 2.2).
-        data = memoryview(stream.unused_data)
-        if bits != _GZIP or not data:
-            break
-    if data:
-        raise InvalidRequest(f"{len(data)} bytes follow the {coding.decode()} data of the body")
-    return b"".join(parts)
+    stream = zlib.decompressobj(bits)
+    try:
+        plain = stream.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"the body is not valid {coding.decode()}: {error}") from None
+    if len(plain) > limit:
+        raise PayloadTooLarge(f"the decompressed body is larger than the limit of {limit} bytes")
+    if not stream.eof:
+        raise InvalidRequest(f"the body ends inside its {coding.decode()} data")
+    if stream.unused_data:
+        raise InvalidRequest(
+            f"{len(stream.unused_data)} bytes follow the {coding.decode()} data of the body; send one stream of it"
+        )
+    return plain
 
 
 def wanted_coding(accept_encoding: bytes | None) -> bytes | None:

@@ -1,7 +1,8 @@
 """One inference, from the bytes of a request to the bytes of its answer.
 
-Built on callbacks, because a Task and a Future cost more than all the rest of a small request. What may take long (JSON
-of some size, decompression, compression) happens in a thread, so that the event loop goes on answering.
+Built on callbacks, because a Task and a Future cost more than all the rest of a small request. What may take long
+happens in a thread: compression, which lets go of the interpreter's lock, and JSON of some size, which does so between
+its steps.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ class Inference:
         # Once: whatever happens in reply must not come back here as a second answer.
         self._closed = True
         self._request = None
+        self._reply(answer)
         metrics = UNKNOWN_MODEL if self._model is None else self._model.metrics
         seconds = time.monotonic() - self._started
         metrics.v2_rest.finished(str(answer.status), seconds, self._received, answer.nbytes)
-        self._reply(answer)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import wasmtime
 from tritonclient.http import InferenceServerClient
+
+from tests.server.process import Server
 
 ECHO = """(module
   (import "kserve_wasm" "input_count" (func $count (param i32) (result i32)))
@@ -71,21 +66,6 @@ MODELS = {
 MAX_REQUEST_BYTES = 120_000_000
 
 
-@dataclass
-class Server:
-    """A running server."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    log: Path
-    models: Path
-
-    def client(self) -> InferenceServerClient:
-        return InferenceServerClient(
-            f"127.0.0.1:{self.port}", connection_timeout=60, network_timeout=60, concurrency=4
-        )
-
-
 def write_model(directory: Path, wat: str, settings: str = "") -> None:
     directory.mkdir(parents=True)
     (directory / "model.wasm").write_bytes(wasmtime.wat2wasm(wat))
@@ -93,70 +73,42 @@ def write_model(directory: Path, wat: str, settings: str = "") -> None:
         (directory / "model.yaml").write_text(settings)
 
 
-def start_server(models: Path, log: Path, *flags: str) -> Server:
-    """Start a server over every model of a directory and wait until it is ready."""
-    command = [sys.executable, "-m", "kserve_wasm", "--model_dir", str(models), "--host", "127.0.0.1"]
-    command += [
-        "--http_port",
-        "0",
-        "--enable_grpc",
-        "false",
-        "--cache_dir",
-        str(log.parent / "cache"),
-        *flags,
-    ]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MODEL_", "KSERVE_"))}
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-    try:
-        server = Server(process, 0, log, models)
-        give_up = time.monotonic() + 60
-        while True:
-            found = re.search(r"HTTP port (\d+)", log.read_text())
-            if found and not server.port:
-                server.port = int(found[1])
-            if server.port and server.client().is_server_ready():
-                return server
-            assert process.poll() is None, f"the server ended:\n{log.read_text()}"
-            assert time.monotonic() < give_up, f"the server did not get ready:\n{log.read_text()}"
-            time.sleep(0.05)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-
-
-def stop_server(server: Server) -> int:
-    if server.process.poll() is None:
-        server.process.send_signal(signal.SIGINT)
-    try:
-        return server.process.wait(30)
-    finally:
-        server.process.kill()
-        server.process.wait()
+def http_client(server: Server) -> InferenceServerClient:
+    return InferenceServerClient(
+        f"127.0.0.1:{server.http_port}", connection_timeout=60, network_timeout=60, concurrency=4
+    )
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all these tests; it must be alive and well after the last of them."""
+    """One server for all tests here; it must be alive after the last of them, and have met nothing unexpected."""
     models = tmp_path_factory.mktemp("models")
     for name, (wat, settings) in MODELS.items():
         write_model(models / name, wat, settings)
     for version in ("1", "7"):
         write_model(models / "numbered" / version, ECHO)
-    log = tmp_path_factory.mktemp("server") / "log"
-    server = start_server(
-        models, log, "--max_request_bytes", str(MAX_REQUEST_BYTES), "--log_requests", "true"
+    folder = tmp_path_factory.mktemp("rest")
+    server = Server(
+        folder / "log",
+        f"--model_dir={models}",
+        f"--cache_dir={folder / 'cache'}",
+        f"--max_request_bytes={MAX_REQUEST_BYTES}",
+        "--drain_seconds=0",
+        "--log_requests",
     )
     try:
+        server.wait_ready()
         yield server
-        assert server.client().is_server_live()
+        assert server.process.poll() is None, f"the server ended during the tests:\n{server.log[-3000:]}"
+        assert server.stop() == 0
+        # What the server logs for an exception that is none of its own (the SDK logs tracebacks of its 404s too).
+        assert "unexpected error" not in server.log
     finally:
-        status = stop_server(server)
-    assert status == 0
+        server.process.kill()
+        server.wait()
 
 
 @pytest.fixture
 def client(server: Server) -> Iterator[InferenceServerClient]:
-    with server.client() as client:
+    with http_client(server) as client:
         yield client

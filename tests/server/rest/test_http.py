@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.server.rest.conftest import MAX_REQUEST_BYTES, Server
+from tests.server.process import Server
+from tests.server.rest.conftest import MAX_REQUEST_BYTES, http_client
 
 BODY = orjson.dumps({"inputs": [{"name": "x", "datatype": "INT32", "shape": [2], "data": [1, 2]}]})
 
@@ -78,14 +79,12 @@ class Connection:
 
 @pytest.fixture
 def connection(server: Server) -> Iterator[Connection]:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+    with socket.create_connection(("127.0.0.1", server.http_port), timeout=30) as sock:
         yield Connection(sock)
 
 
-def scrape(server: Server, name: str) -> float:
-    with server.client() as client:
-        text = client._get("metrics", None, None).read().decode()
-    return sum(float(value) for value in re.findall(rf"^{name}\S* (\S+)$", text, re.MULTILINE))
+def total(server: Server, name: str) -> float:
+    return sum(value for (found, _), value in server.metrics().items() if found == name)
 
 
 def test_a_connection_serves_request_after_request(connection: Connection) -> None:
@@ -134,7 +133,7 @@ def test_answers_to_a_client_that_does_not_read_wait(server: Server, connection:
     connection.sock.settimeout(30)
     for _ in range(sent // len(one)):
         assert connection.answer()[0] == 200
-    assert server.client().is_server_live()
+    assert http_client(server).is_server_live()
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -207,23 +206,23 @@ def test_a_chunked_body_is_cut_off_at_the_limit(connection: Connection) -> None:
 
 
 def test_a_client_that_leaves_takes_its_request_with_it(server: Server) -> None:
-    before = scrape(server, "kserve_wasm_requests_total")
+    before = total(server, "kserve_wasm_requests_total")
     for data in (request("slow"), request("slow")[:-5], request()[:60]):
-        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        with socket.create_connection(("127.0.0.1", server.http_port)) as sock:
             sock.sendall(data)
             time.sleep(0.05)
     deadline = time.monotonic() + 20
-    while scrape(server, "kserve_wasm_requests_in_flight"):
+    while total(server, "kserve_wasm_requests_in_flight"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert scrape(server, "kserve_wasm_requests_total") == before
+    assert total(server, "kserve_wasm_requests_total") == before
 
 
 def test_an_idle_connection_does_not_hold_the_answer_of_another(
     server: Server, connection: Connection
 ) -> None:
     connection.send(request()[:30])
-    with server.client() as client:
+    with http_client(server) as client:
         assert client.is_server_ready()
 
 
@@ -239,7 +238,7 @@ def test_access_log_lines_are_those_of_uvicorn(server: Server, connection: Conne
     # KServe's log format puts the process id between.
     line = re.compile(rf'127\.0\.0\.1:{port} .*- "POST /v2/models/echo/infer HTTP/1\.1" 200')
     deadline = time.monotonic() + 10
-    while not line.search(server.log.read_text()):
+    while not line.search(server.log):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -256,7 +255,7 @@ def test_access_log_lines_are_those_of_uvicorn(server: Server, connection: Conne
     )
 )
 def test_garbage_ends_at_worst_its_own_connection(server: Server, data: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+    with socket.create_connection(("127.0.0.1", server.http_port), timeout=30) as sock:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
@@ -264,7 +263,7 @@ def test_garbage_ends_at_worst_its_own_connection(server: Server, data: bytes) -
             while part := sock.recv(1 << 16):
                 answer += part
             assert b"HTTP/1.1 5" not in answer
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+    with socket.create_connection(("127.0.0.1", server.http_port), timeout=30) as sock:
         after = Connection(sock)
         after.send(request(tag="after"))
         assert after.tag() == "after"

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from tests.server.rest.conftest import MAX_REQUEST_BYTES, Server
+from tests.server.process import Server
+from tests.server.rest.conftest import MAX_REQUEST_BYTES
 
 NUMERIC = (
     np.bool_, np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int16, np.int32, np.int64,
@@ -44,7 +45,7 @@ def infer(
 def post(
     server: Server, path: str, body: bytes, headers: dict[str, str] | None = None
 ) -> tuple[int, Any, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=60)
     try:
         connection.request("POST", path, body, headers or {})
         response = connection.getresponse()
@@ -113,7 +114,7 @@ def test_compressed_requests_and_answers(client: InferenceServerClient, coding: 
     ("coding", "compress"),
     [
         ("GZIP", gzip.compress),
-        ("x-gzip", lambda data: gzip.compress(data[:10]) + gzip.compress(data[10:])),
+        ("x-gzip", gzip.compress),
         ("deflate", lambda data: zlib.compress(data)[2:-4]),
         ("identity", bytes),
     ],
@@ -142,7 +143,7 @@ def test_answers_are_compressed_when_one_coding_is_asked_for(server: Server) -> 
     [
         ("gzip", b"not gzip", 400, "not valid gzip"),
         ("gzip", gzip.compress(request_of())[:-9], 400, "ends inside"),
-        ("gzip", gzip.compress(request_of()) + b"rest", 400, "not valid gzip"),
+        ("gzip", gzip.compress(request_of()) + b"rest", 400, "4 bytes follow"),
         ("deflate", zlib.compress(request_of()) + b"rest", 400, "4 bytes follow"),
         ("br", b"", 400, "'br' is not supported"),
         ("gzip", gzip.compress(bytes(MAX_REQUEST_BYTES + 1), 1), 413, "larger than the limit"),

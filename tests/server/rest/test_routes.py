@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import wasmtime
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from tests.server.rest.conftest import CHECKED, ECHO, TRAP, Server, start_server, stop_server, write_model
+from tests.server.process import Server
+from tests.server.rest.conftest import CHECKED, ECHO, TRAP, http_client, write_model
 
 
 def call(server: Server, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=60)
     try:
         connection.request(method, path, body)
         response = connection.getresponse()
@@ -28,12 +29,18 @@ def call(server: Server, method: str, path: str, body: bytes | None = None) -> t
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Server]:
-    """A server whose models a test may change."""
+def models(tmp_path: Path) -> Path:
+    """The model directory of :func:`own_server`."""
     write_model(tmp_path / "models" / "a", ECHO)
-    server = start_server(tmp_path / "models", tmp_path / "log")
-    yield server
-    assert stop_server(server) == 0
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def own_server(models: Path, start_server: Callable[..., Server]) -> Server:
+    """A server whose models a test may change."""
+    server = start_server(f"--model_dir={models}")
+    server.wait_ready()
+    return server
 
 
 def ask(client: InferenceServerClient, model: str, **options: Any) -> None:
@@ -85,7 +92,7 @@ def test_model_config(client: InferenceServerClient) -> None:
 
 
 def test_statistics_count_requests(own_server: Server) -> None:
-    with own_server.client() as client:
+    with http_client(own_server) as client:
         before = client.get_inference_statistics("a")["model_stats"][0]
         for _ in range(3):
             ask(client, "a")
@@ -106,9 +113,9 @@ def test_the_index_lists_every_model(client: InferenceServerClient) -> None:
     assert {"echo", "checked", "slow"} <= rows.keys()
 
 
-def test_load_and_unload(own_server: Server) -> None:
-    with own_server.client() as client:
-        write_model(own_server.models / "b", ECHO, CHECKED)
+def test_load_and_unload(own_server: Server, models: Path) -> None:
+    with http_client(own_server) as client:
+        write_model(models / "b", ECHO, CHECKED)
         assert status_of(lambda: ask(client, "b")) == "503"
         client.load_model("b")
         assert client.is_model_ready("b")
@@ -130,16 +137,16 @@ def test_load_and_unload(own_server: Server) -> None:
         ask(client, "a")
 
 
-def test_a_model_that_fails_to_load_is_named_with_its_reason(own_server: Server) -> None:
-    broken = own_server.models / "broken"
+def test_a_model_that_fails_to_load_is_named_with_its_reason(own_server: Server, models: Path) -> None:
+    broken = models / "broken"
     broken.mkdir()
     (broken / "model.wasm").write_bytes(b"\0asm\1\0\0\0junk")
-    with own_server.client() as client:
+    with http_client(own_server) as client:
         assert status_of(lambda: client.load_model("broken")) == "503"
         (row,) = [row for row in client.get_model_repository_index() if row["name"] == "broken"]
         assert row["state"] == "UNAVAILABLE"
         assert row["reason"]
-        assert str(own_server.models) not in row["reason"]
+        assert str(models) not in row["reason"]
         assert [
             row["name"] for row in call(own_server, "POST", "/v2/repository/index", b'{"ready": true}')[1]
         ] == ["a"]
@@ -147,10 +154,10 @@ def test_a_model_that_fails_to_load_is_named_with_its_reason(own_server: Server)
         assert call(own_server, "POST", "/v2/repository/index", b"[")[0] == 400
 
 
-def test_a_reload_takes_the_new_module_without_a_pause(own_server: Server) -> None:
-    with own_server.client() as client:
+def test_a_reload_takes_the_new_module_without_a_pause(own_server: Server, models: Path) -> None:
+    with http_client(own_server) as client:
         ask(client, "a")
-        (own_server.models / "a" / "model.wasm").write_bytes(wasmtime.wat2wasm(TRAP))
+        (models / "a" / "model.wasm").write_bytes(wasmtime.wat2wasm(TRAP))
         client.load_model("a")
         assert status_of(lambda: ask(client, "a")) == "500"
 
