@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,8 +84,7 @@ class WasmModel(Model):  # type: ignore[misc]
         self.metrics = ModelMetrics(self.name, self.version, observe)
         self.guest = GuestModel(config, cache, self.metrics)
         self._pace = Pace()
-        workers = config.instances.workers or max(2, len(os.sched_getaffinity(0)))
-        self._lane = Lane(pool, workers, config.instances.queue)
+        self._lane = Lane(pool, self.guest.workers, config.instances.queue)
         self.metrics.watch(lambda: self.in_flight, lambda: self._lane.waiting)
 
     @property

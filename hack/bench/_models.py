@@ -10,7 +10,7 @@ import onnx
 from kserve_wasm.convert import Conversion, convert
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.backends import models  # noqa: E402
+from tests.backends import models
 
 
 def mean() -> onnx.ModelProto:

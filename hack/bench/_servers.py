@@ -81,7 +81,7 @@ def _serve(name: str, command: list[str], ready: str) -> Iterator[Server]:
 
 
 def ours(model_dir: Path, model: str, *flags: str) -> contextlib.AbstractContextManager[Server]:
-    """This project's server, a fresh sandbox for every request."""
+    """Serve with this project: a fresh sandbox for every request."""
     command = [
         "-m",
         "kserve_wasm",

@@ -1,6 +1,6 @@
 """600 KB of FP32 through a cheap graph, against a plain ``kserve.Model`` on the same ONNX: one client, p50.
 
-    python hack/bench/payload.py [--rounds 5]
+Usage: ``python hack/bench/payload.py [--rounds 5]``
 
 Identity (600 KB come back) and a mean (four bytes come back), over REST binary and gRPC; the sides take turns.
 """
@@ -23,7 +23,7 @@ def main() -> None:
     args = parser.parse_args()
     require_h2load()
     x = np.random.default_rng(0).standard_normal((1, 150_000), dtype=np.float32)
-    print("| graph | protocol | kserve_wasm p50 ms | kserve.Model p50 ms | × |")
+    print("| graph | protocol | kserve_wasm p50 ms | kserve.Model p50 ms | ratio |")
     print("|---|---|---|---|---|")
     for name in ("identity", "mean"):
         with tempfile.TemporaryDirectory() as scratch:

@@ -1,6 +1,6 @@
 """What the benchmarks compare with: a plain ``kserve.Model`` over ONNX Runtime, as KServe's own examples write one.
 
-python hack/bench/plain.py model.onnx --model_name NAME --http_port P --grpc_port P
+Usage: ``python hack/bench/plain.py model.onnx --model_name NAME --http_port P --grpc_port P``
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PlainModel(kserve.Model):
         self.output = self.session.get_outputs()[0].name
         self.ready = True
 
-    def predict(self, payload, headers=None):
+    def predict(self, payload, headers=None):  # noqa: ARG002  (the SDK passes them)
         (answer,) = self.session.run(None, {self.input: payload.inputs[0].as_numpy()})
         output = kserve.InferOutput(self.output, list(answer.shape), "FP32")
         output.set_data_from_numpy(answer, binary_data=payload.from_grpc or bool(payload.request_outputs))

@@ -1,9 +1,9 @@
-"""The sandbox's tax, in process: ``session.run`` against a fresh instance that runs the same graph, one after the other.
+"""The sandbox's tax, in process: ``session.run`` against a fresh instance that runs the same graph.
 
-    python hack/bench/sandbox.py [--rounds 9]
+Usage: ``python hack/bench/sandbox.py [--rounds 9]``
 
-Tiny MLP (a run is a few µs) and a CNN of some ms; also a kept instance, and the reference binding over wasmtime's public
-classes. Calls of all kinds take turns, so that the machine's moods meet them alike; figures are medians in µs.
+Tiny MLP (a run is a few µs) and a CNN of some ms; also a kept instance, and the reference binding over wasmtime's
+public classes. Calls of all kinds take turns, so that the machine's moods meet them alike; figures are medians in µs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Requests a second and p99 at 1, 8 and 32 clients: tiny MLP, a fresh sandbox for every request, against a plain
-``kserve.Model`` on the same ONNX without Wasm. One CPU for the server, one for the client.
+"""Requests a second and p99 at 1, 8 and 32 clients against a plain ``kserve.Model`` on the same ONNX.
 
-    python hack/bench/throughput.py [--rounds 5] [--quiet-plain]
+Usage: ``python hack/bench/throughput.py [--rounds 5] [--quiet-plain]``
+
+Tiny MLP, a fresh sandbox for every request against no Wasm at all. One CPU for the server, one for the client.
 
 The two sides take turns within a round; figures are medians of the rounds, the last columns are ratios.
 """
@@ -30,7 +31,7 @@ def main() -> None:
         x = np.ones((1, 4), np.float32)
         with ours(model_dir, "mlp") as wasm, plain(onnx, "mlp", logs=not args.quiet_plain) as other:
             print(
-                f"| protocol | clients | kserve_wasm /s | {other.name} /s | × | p99 µs | {other.name} p99 µs | p99 × |"
+                f"| protocol | clients | kserve_wasm /s | {other.name} /s | ratio | p99 µs | {other.name} | ratio |"
             )
             print("|---|---|---|---|---|---|---|---|")
             for body in bodies("mlp", "x", x, "y"):

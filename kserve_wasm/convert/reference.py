@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +12,9 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from kserve_wasm.backends.onnx.options import MAPPED_FROM, available_cpus
+from kserve_wasm.backends.cpus import available_cpus
+from kserve_wasm.backends.onnx.errors import plain
+from kserve_wasm.backends.onnx.options import MAPPED_FROM
 from kserve_wasm.convert.errors import ConversionError
 from kserve_wasm.convert.onnx_file import OnnxFile
 from kserve_wasm.convert.samples import Sample
@@ -96,7 +96,7 @@ class Reference:
             else:
                 answers = self._session.run(names, sample, options)
         except Exception as error:  # ONNX Runtime's own have no common class
-            raise SampleRefusedError(str(error)) from error
+            raise SampleRefusedError(plain(error, self._source.path.parent)) from error
         return dict(zip(names, answers, strict=True))
 
 
@@ -154,7 +154,7 @@ def _open(source: OnnxFile, slim: SlimGraph) -> Any:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ConversionError(
-            f"ONNX Runtime {ort.__version__} cannot open the model: {plain(error, source.path)}"
+            f"ONNX Runtime {ort.__version__} cannot open the model: {plain(error, source.path.parent)}"
         ) from None
 
 
@@ -171,11 +171,6 @@ def _mapped(source: OnnxFile, slim: SlimGraph, options: Any) -> bytes | None:
         places.append((str(blob.source[0].resolve().relative_to(base)), blob.source[1]))
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(base))
     return slim.encode(places)
-
-
-def plain(error: Exception, path: Path) -> str:
-    """ONNX Runtime's message without the model's folder."""
-    return str(error).replace(f"{path.parent}{os.sep}", "").strip()
 
 
 def _to_value(array: npt.NDArray[Any]) -> Any:

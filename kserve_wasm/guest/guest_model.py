@@ -13,6 +13,7 @@ from pathlib import Path
 from kserve_wasm.artifact.config import ModelConfig
 from kserve_wasm.artifact.sections import read_sections
 from kserve_wasm.backends import GraphSource, open_graph
+from kserve_wasm.backends.cpus import available_cpus
 from kserve_wasm.batching import DirectScheduler, GraphScheduler
 from kserve_wasm.errors import DeadlineExceeded, GuestTrap, InvalidRequest, ModelNotReady, NotSupported
 from kserve_wasm.guest.binding import Binding, Instance, ModuleShape, check_shape
@@ -49,6 +50,9 @@ class GuestModel:
         cache: where compiled modules are kept; None compiles at every load.
         metrics: what is counted.
         binding: the way to the engine.
+
+    Attributes:
+        workers: requests that may be inside guests at once, which whoever calls :meth:`infer` is to heed.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class GuestModel:
         self._shape: ModuleShape | None = None
         self._schedulers: dict[str, GraphScheduler] = {}
         self._registry = GraphRegistry({})
+        self.workers = config.instances.workers or max(2, available_cpus())
         self._specs: dict[str, TensorSpec] = {spec.name: spec for spec in config.inputs}
         self._idle: list[Instance] = []
         self._lock = threading.Lock()
@@ -208,7 +213,7 @@ class GuestModel:
         if self.config.instances.reuse:
             with self._lock:
                 # No more than can run at once: what a burst made is not kept for ever.
-                if self._binding is not None and len(self._idle) < (self.config.instances.workers or 1):
+                if self._binding is not None and len(self._idle) < self.workers:
                     self._idle.append(instance)
                     return
         self._discard(instance)

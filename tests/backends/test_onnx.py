@@ -183,7 +183,7 @@ def test_a_provider_that_is_not_there_is_refused_unless_fallback_allows_it() -> 
 
 def test_threads_default_to_what_affinity_and_quota_allow() -> None:
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n" + (
-        "from kserve_wasm.backends.onnx.options import available_cpus; print(available_cpus())"
+        "from kserve_wasm.backends.cpus import available_cpus; print(available_cpus())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1\n"
 

@@ -87,7 +87,7 @@ def test_a_guest_that_panics_over_a_failure_it_was_told_of_fails_with_that(
     body = """(drop (call $fail (i32.const 0) (i32.const 64) (i32.const 9))) unreachable"""
     head = '(data (i32.const 64) "too small")'
     model = open_model(tmp_path, infer(body, head=head), binding)
-    with pytest.raises(GuestRejected, match="^too small$"):
+    with pytest.raises(GuestRejected, match=r"^too small$"):
         model.infer(EMPTY)
     model.close()
 

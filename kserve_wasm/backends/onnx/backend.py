@@ -9,10 +9,11 @@ from typing import Any
 import onnxruntime as ort
 
 from kserve_wasm.backends.base import Device, GraphSource
+from kserve_wasm.backends.cpus import available_cpus
 from kserve_wasm.backends.onnx.errors import plain
 from kserve_wasm.backends.onnx.external_data import relocate
 from kserve_wasm.backends.onnx.graph import OnnxGraph
-from kserve_wasm.backends.onnx.options import MAPPED_FROM, OPTIMIZATIONS, OnnxOptions, available_cpus, parse
+from kserve_wasm.backends.onnx.options import MAPPED_FROM, OPTIMIZATIONS, OnnxOptions, parse
 from kserve_wasm.backends.onnx.shapes import unranked_inputs
 from kserve_wasm.errors import BackendError, DeviceUnavailable
 

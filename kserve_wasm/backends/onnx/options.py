@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from kserve_wasm.errors import ModelLoadError
@@ -75,16 +72,6 @@ def parse(options: Mapping[str, Any]) -> OnnxOptions:
             f"unknown option {', '.join(unknown)} of an ONNX graph; known: {', '.join(sorted(known))}"
         )
     return OnnxOptions(**{name: _READERS[name](name, value) for name, value in options.items()})
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use: its affinity and its cgroup's quota, rounded up; at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(allowed, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2 here, or the quota is "max"
-        return allowed
 
 
 def _wrong(name: str, expected: str, value: object) -> ModelLoadError:
