@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kserve_wasm.model import Submission, WasmModel
 
 INLINE_BYTES = 64 * 1024
-"""JSON and compressed data up to this size are handled on the event loop (well under a millisecond)."""
+"""JSON up to this size is read on the event loop (well under a millisecond)."""
 _INLINE_ELEMENTS = 4096
 _T = TypeVar("_T")
 
@@ -83,7 +83,7 @@ class Inference:
         """Start inference on a model; ``version`` None takes its default."""
         try:
             self._model = self._context.repository.find(name, version)
-            if self._received > INLINE_BYTES and self._is_slow_to_decode():
+            if self._is_slow_to_decode():
                 self._in_thread(self._decode, self._submit)
             else:
                 self._submit(self._decode())
@@ -97,9 +97,12 @@ class Inference:
             self._job.cancel()
 
     def _is_slow_to_decode(self) -> bool:
-        """Tell whether to decode a body of some size in a thread; FP32 and its like in binary cost nothing."""
+        """Tell whether to decode the body in a thread; FP32 and its like in binary cost nothing at any size."""
         if b"content-encoding" in self._headers:
+            # A few compressed bytes may hold megabytes.
             return True
+        if self._received <= INLINE_BYTES:
+            return False
         split = json_length(self._headers, self._received)
         return split > INLINE_BYTES or b'"BYTES"' in bytes(memoryview(self._body)[:split])
 
