@@ -31,7 +31,7 @@ ERRNO_NAMES = (
 """Their names, for messages."""
 
 
-class MemoryFault(Exception):  # noqa: N818 - what CPUs and engines call it
+class MemoryFault(Exception):
     """A guest named a range outside its linear memory. It becomes ``MISSING_MEMORY``, for that call only."""
 
 
