@@ -93,7 +93,7 @@ def contained(runtime: Manifest, model: Path, scratch: Path, python: Path) -> It
     port, grpc_port = _free_ports(2)
     arguments = [a.replace("{{.Name}}", "contained") for a in container(runtime)["args"]]
     # As an InferenceService's arguments do, these come after the runtime's.
-    arguments += [f"--http_port={port}", f"--grpc_port={grpc_port}", "--drain_seconds=0"]
+    arguments += ["--host=127.0.0.1", f"--http_port={port}", f"--grpc_port={grpc_port}", "--drain_seconds=0"]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {variable["name"]: variable["value"] for variable in container(runtime).get("env", [])}
     shown = {"/usr", "/etc", str(ROOT), str(python.parents[1]), os.path.realpath(sys.base_prefix)}
