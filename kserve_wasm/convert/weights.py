@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 from onnx.external_data_helper import ExternalDataInfo
@@ -95,7 +95,7 @@ def _blob(source: OnnxFile, index: int, tensor: onnx.TensorProto) -> Blob | None
         dtype = dtypes.BY_ONNX.get(tensor.data_type)
         if tensor.HasField("raw_data") or dtype is None or dtype.itemsize == 0:
             return None
-        size = dtype.itemsize * int(np.prod(tensor.dims, dtype=np.int64))
+        size = dtype.itemsize * math.prod(tensor.dims)
         if size < LARGE:
             return None
         # Typed fields: the array is made here once, because encode() needs the fields gone.
@@ -103,7 +103,7 @@ def _blob(source: OnnxFile, index: int, tensor: onnx.TensorProto) -> Blob | None
         blob = Blob(size, lambda: array.tobytes())
     dtype = dtypes.BY_ONNX.get(tensor.data_type)
     if dtype is not None:
-        size = dtype.itemsize * int(np.prod(tensor.dims, dtype=np.int64))
+        size = dtype.itemsize * math.prod(tensor.dims)
         if size != blob.length:
             raise ConversionError(
                 f"the initializer '{tensor.name}' ({dtype}, {list(tensor.dims)}) needs {size} bytes, "
@@ -113,7 +113,10 @@ def _blob(source: OnnxFile, index: int, tensor: onnx.TensorProto) -> Blob | None
 
 
 def _external(model: Path, tensor: onnx.TensorProto) -> Blob:
-    info = ExternalDataInfo(tensor)
+    try:
+        info = ExternalDataInfo(tensor)
+    except ValueError as error:
+        raise ConversionError(f"the place of the data of '{tensor.name}' cannot be read: {error}") from None
     path = (model.parent / info.location).resolve()
     # Model hubs keep files as links into a common folder: the model's own link leads there too.
     if not any(path.is_relative_to(base) for base in (model.parent.resolve(), model.resolve().parent)):
@@ -125,7 +128,7 @@ def _external(model: Path, tensor: onnx.TensorProto) -> Blob:
     offset = info.offset or 0
     available = path.stat().st_size - offset
     length = info.length if info.length is not None else available
-    if length > available or length < 0:
+    if offset < 0 or not 0 <= length <= available:
         raise ConversionError(
             f"'{info.location}' is too short: '{tensor.name}' needs {length} bytes at {offset}"
         )
