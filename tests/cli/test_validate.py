@@ -1,0 +1,157 @@
+"""``kserve-wasm validate``: every finding, and the models that have none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import wasmtime
+
+from kserve_wasm.artifact.sections import read_sections
+from tests.artifact.modules import CODE, custom, write
+
+MEMORY = '(memory (export "memory") 1)'
+INFER = '(func (export "infer") (result i32) (i32.const 0))'
+
+
+def module(*parts: str) -> bytes:
+    return bytes(wasmtime.wat2wasm(f"(module {' '.join(parts)})"))
+
+
+def test_a_converted_model_has_no_findings(wasm_model, kserve_wasm):
+    done = kserve_wasm("validate", wasm_model)
+    assert (done.status, done.out, done.err) == (0, f"ok: {wasm_model} can be served\n", "")
+
+
+def test_a_plain_guest_has_a_warning(tmp_path, kserve_wasm):
+    done = kserve_wasm("validate", write(tmp_path / "m.wasm", CODE))
+    assert done.status == 0
+    assert done.out.splitlines()[0].startswith("warning: the module has no manifest")
+    assert len(done.out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"(module)", "text format"),
+        (CODE[:-1], "truncated"),
+        (CODE + custom("kserve-wasm.manifest", b"{}"), "the key 'abi' is missing"),
+        (
+            CODE + custom("kserve-wasm.manifest", b'{"abi":"tensor"}') + b"\x01\x01\x00",
+            "code must come first",
+        ),
+        (CODE[:8] + b"\x0a\x03\x01\x01\x00", "the code is not a valid module"),
+        (module(INFER), "exports no memory named 'memory'"),
+        (module(MEMORY), r"the export 'infer' must be func () → i32, got nothing"),
+        (module(MEMORY, '(func (export "infer") (param i32))'), "must be func () → i32, got func (i32)"),
+        (module(MEMORY, '(global (export "infer") i32 (i32.const 0))'), "got global i32"),
+        (
+            module(MEMORY, INFER, '(func (export "_initialize") (result i32) i32.const 0)'),
+            "'_initialize' must be",
+        ),
+        (module('(memory (export "memory") i64 1)', INFER), "memory is 64-bit"),
+        (module('(memory (export "memory") 1 2 shared)', INFER), "memory is shared"),
+        (module('(memory (export "memory") 65536)', INFER), "asks for 4294967296 bytes of memory"),
+        (
+            module('(import "env" "now" (func))', MEMORY, INFER),
+            "imports 'env' 'now', which this host does not offer",
+        ),
+        (
+            module('(import "kserve_wasm" "no_such" (func))', MEMORY, INFER),
+            "imports 'kserve_wasm' 'no_such', which this host does not offer",
+        ),
+        (
+            module('(import "wasi_ephemeral_nn" "compute" (func (param i64) (result i32)))', MEMORY, INFER),
+            "imports 'wasi_ephemeral_nn' 'compute' as func (i64) → i32, but it is func (i32) → i32",
+        ),
+    ],
+)
+def test_what_is_wrong_is_a_line_that_says_what_to_do(data, message, tmp_path, kserve_wasm):
+    done = kserve_wasm("validate", write(tmp_path / "m.wasm", data))
+    assert done.status == 1
+    errors = [line for line in done.out.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "; " in errors[0]
+    assert "ok:" not in done.out
+
+
+def test_all_findings_are_listed(tmp_path, kserve_wasm):
+    data = module('(import "env" "a" (func))', '(import "env" "b" (func))')
+    done = kserve_wasm("validate", write(tmp_path / "m.wasm", data))
+    assert [line.split(":")[0] for line in done.out.splitlines()] == ["warning", *["error"] * 4]
+
+
+def test_wasi_imports_are_the_hosts_affair(tmp_path, kserve_wasm):
+    wasi = '(import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))'
+    assert kserve_wasm("validate", write(tmp_path / "m.wasm", module(wasi, MEMORY, INFER))).status == 0
+
+
+def test_graphs_that_do_not_open_are_named(tmp_path, kserve_wasm):
+    write(tmp_path / "model.wasm", CODE)
+    write(tmp_path / "g.onnx", b"no model")
+    write(tmp_path / "model.yaml", b"graphs: [{name: g, path: g.onnx, encoding: onnx}]")
+    done = kserve_wasm("validate", tmp_path)
+    assert done.status == 1
+    assert "error: graph 'g' cannot be opened" in done.out
+
+
+def test_a_side_file_that_is_missing_is_named(tmp_path, kserve_wasm):
+    write(tmp_path / "model.wasm", CODE)
+    write(tmp_path / "model.yaml", b"graphs: [{name: g, path: g.onnx, encoding: onnx}]")
+    done = kserve_wasm("validate", tmp_path)
+    assert done.status == 1
+    assert "model.yaml, line 1, graphs[0].path: there is no file 'g.onnx'" in done.out
+
+
+def test_limits_of_model_yaml_count(wasm_model, tmp_path, kserve_wasm):
+    (tmp_path / "model.wasm").write_bytes(wasm_model.read_bytes())
+    write(tmp_path / "model.yaml", b"limits: {memory: 1Ki}")
+    done = kserve_wasm("validate", tmp_path)
+    assert done.status == 1
+    assert (
+        "asks for 65536 bytes of memory at its start, above the limit of 1024; raise limits.memory"
+        in done.out
+    )
+
+
+def doctored(path, change):
+    """The artefact with another manifest of the same length."""
+    data = path.read_bytes()
+    section = next(s for s in read_sections(path) if s.name == "kserve-wasm.manifest")
+    manifest = change(json.loads(data[section.offset : section.end]))
+    text = json.dumps(manifest, separators=(",", ":")).encode()
+    assert len(text) <= section.length
+    return data[: section.offset] + text.ljust(section.length) + data[section.end :]
+
+
+def test_a_manifest_that_is_not_the_graphs_is_found(wasm_model, tmp_path, kserve_wasm):
+    def change(manifest):
+        manifest["inputs"][0]["datatype"] = "FP16"
+        manifest["outputs"][1]["name"] = "q"
+        manifest["producer"] = "x"
+        return manifest
+
+    done = kserve_wasm("validate", write(tmp_path / "m.wasm", doctored(wasm_model, change)))
+    assert done.status == 1
+    assert "the input 'x' is listed as FP16 [-1, 64], but the graph's is FP32 [-1, 64]" in done.out
+    assert "the graph's output 'z' is not listed" in done.out
+    assert "the output 'q' is listed, but the graph has none of that name" in done.out
+
+
+def test_weights_outside_their_section_are_found(wasm_model, tmp_path, kserve_wasm):
+    data = wasm_model.read_bytes()
+    # The offset of the weights, as the ONNX graph spells it; the manifest's stays.
+    assert data.count(b"offset\x12\x0565536") == 1
+    moved = data.replace(b"offset\x12\x0565536", b"offset\x12\x0500000")
+    done = kserve_wasm("validate", write(tmp_path / "m.wasm", moved))
+    assert done.status == 1
+    assert "the weights 'w' of the graph 'default' lie outside its weights sections" in done.out
+
+
+def test_every_version_is_checked(tmp_path, kserve_wasm):
+    write(tmp_path / "1" / "model.wasm", CODE)
+    write(tmp_path / "2" / "model.wasm", module(MEMORY))
+    done = kserve_wasm("validate", tmp_path)
+    assert done.status == 1
+    assert done.out.count("warning: ") == 2
