@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn, TypeVar
@@ -63,12 +64,25 @@ class Node:
         return [self.child(i) for i in range(len(self._expect(list)))]
 
     def free(self) -> dict[str, Any]:
-        """A mapping whose values are passed on as they stand; its keys are text."""
+        """A mapping that is passed on as it stands: text as keys, and values that JSON can hold."""
         value: dict[str, Any] = self._expect(dict)
         for key in value:
             if not isinstance(key, str):
                 self.fail(f"expected text as key, got {_show(key)}")
+            self.child(key)._check_plain()
         return value
+
+    def _check_plain(self) -> None:
+        if isinstance(self.value, dict):
+            self.free()
+        elif isinstance(self.value, list):
+            for item in self.items():
+                item._check_plain()
+        elif isinstance(self.value, float):
+            if not math.isfinite(self.value):
+                self.fail(f"expected a finite number, got {_show(self.value)}")
+        elif self.value is not None and not isinstance(self.value, (str, int)):
+            self.fail(f"expected text, a number, true or false, a list or a mapping, got {_show(self.value)}")
 
     def text(self, pattern: re.Pattern[str] | None = None) -> str:
         """Text that is not empty, holds no control characters, and matches ``pattern`` wholly."""

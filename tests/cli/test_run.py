@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 import pytest
+import wasmtime
 from onnx import TensorProto as T
 from onnx import helper
 
@@ -126,3 +127,18 @@ def test_versions_can_be_chosen(tmp_path, kserve_wasm):
     assert kserve_wasm("run", tmp_path, "--model-version", "1").status == 0
     done = kserve_wasm("run", tmp_path, "--model-version", "3")
     assert (done.status, done.err) == (1, "error: there is no version '3', only 1, 2\n")
+
+
+def test_parameters_reach_the_guest_and_come_back(tmp_path, kserve_wasm):
+    """The guest gives parameter "k" of the request back as parameter "r" of the response."""
+    wat = """(module
+      (import "kserve_wasm" "parameter" (func $get (param i32 i32 i32 i32 i32) (result i32)))
+      (import "kserve_wasm" "output_parameter" (func $put (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1) (data (i32.const 0) "kr")
+      (func (export "infer") (result i32)
+        (drop (call $get (i32.const 0) (i32.const 1) (i32.const 16) (i32.const 100) (i32.const 8)))
+        (call $put (i32.const 1) (i32.const 1) (i32.const 16) (i32.load (i32.const 8)))))"""
+    model = write(tmp_path / "m.wasm", bytes(wasmtime.wat2wasm(wat)))
+    done = kserve_wasm("run", model, "--parameter", "k=a=b", "--json")
+    assert json.loads(done.out) == {"outputs": [], "parameters": {"r": "a=b"}}
+    assert kserve_wasm("run", model, "-p", "k=\x1b[2J").out == "r = ?[2J\n"
