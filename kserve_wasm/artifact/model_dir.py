@@ -63,9 +63,14 @@ def load_model_dir(path: Path, name: str) -> list[ModelConfig]:
 
 def is_model_dir(path: Path) -> bool:
     """Whether ``path`` is a directory that :func:`load_model_dir` would read, rightly made or not."""
-    if not path.is_dir():
-        return False
-    return bool(_modules(path)) or (path / FILE_NAME).is_file() or any(_modules(v) for v in _versions(path))
+    try:
+        if not path.is_dir():
+            return False
+        return (
+            bool(_modules(path)) or (path / FILE_NAME).is_file() or any(_modules(v) for v in _versions(path))
+        )
+    except (OSError, ModelLoadError):
+        return False  # a volume's lost+found, which only root may read, is no model
 
 
 def find_model_dirs(path: Path) -> dict[str, Path]:

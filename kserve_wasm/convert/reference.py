@@ -22,7 +22,7 @@ from kserve_wasm.convert.weights import SlimGraph
 from kserve_wasm.tensors import TensorSpec, dtypes
 
 
-class SampleRefusedError(Exception):
+class SampleRefusedError(ConversionError):
     """ONNX Runtime does not take a sample."""
 
 
@@ -128,7 +128,11 @@ class _Value:
                     f"give an example with --shape {self.name}=…"
                 )
             return TensorSpec(self.name, self.dtype, (None,) * len(shape))
-        dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in self._shape.dim)
+        # Some exporters write -1 for an open dimension.
+        dims = tuple(
+            d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or None
+            for d in self._shape.dim
+        )
         spec = TensorSpec(self.name, self.dtype, dims)
         fits = shape is None or (
             len(shape) == len(dims)

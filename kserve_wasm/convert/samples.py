@@ -14,7 +14,7 @@ from kserve_wasm.tensors import TensorSpec
 Sample = dict[str, npt.NDArray[Any]]
 
 MAX_ELEMENTS = 1 << 25
-"""Of one input tensor; larger guesses at open dimensions are not tried."""
+"""Of one input tensor with open dimensions; guesses at them that pass this are not tried."""
 
 _UNIFORM = (1, 2, 4, 8, 16, 32, 64, 128, 224, 256, 512)
 _INTEGERS = (100, 10, 2, 1)
@@ -32,7 +32,7 @@ def samples(specs: Sequence[TensorSpec], fixed: Mapping[str, Sequence[int]], see
     """
     for sizes in _sizes(specs, seed):
         shapes = {s.name: _shape(s, sizes, fixed.get(s.name)) for s in specs}
-        if any(math.prod(shape) > MAX_ELEMENTS for shape in shapes.values()):
+        if sizes and any(math.prod(shape) > MAX_ELEMENTS for shape in shapes.values()):
             continue
         for below in _INTEGERS:
             rng = np.random.default_rng(seed)
@@ -44,9 +44,10 @@ def _sizes(specs: Sequence[TensorSpec], seed: int) -> Iterator[dict[str, int]]:
     keys = dict.fromkeys(_key(s, i) for s in specs for i, d in enumerate(s.shape) if not isinstance(d, int))
     # Different sizes for different symbols find what equal sizes hide.
     yield {key: 1 if seed == 1 else 2 + (i + seed) % 5 for i, key in enumerate(keys)}
-    if keys:
-        for size in _UNIFORM:
-            yield dict.fromkeys(keys, size)
+    for size in _UNIFORM if keys else ():
+        # The first is mostly the batch, which fits any size; the others may have to be 224.
+        yield dict.fromkeys(keys, size) | {next(iter(keys)): 1}
+        yield dict.fromkeys(keys, size)
 
 
 def _key(spec: TensorSpec, index: int) -> str:

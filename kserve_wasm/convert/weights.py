@@ -99,7 +99,10 @@ def _blob(source: OnnxFile, index: int, tensor: onnx.TensorProto) -> Blob | None
         if size < LARGE:
             return None
         # Typed fields: the array is made here once, because encode() needs the fields gone.
-        array = onnx.numpy_helper.to_array(tensor)
+        try:
+            array = onnx.numpy_helper.to_array(tensor)
+        except (TypeError, ValueError) as error:
+            raise ConversionError(f"the initializer '{tensor.name}' cannot be read: {error}") from None
         blob = Blob(size, lambda: array.tobytes())
     dtype = dtypes.BY_ONNX.get(tensor.data_type)
     if dtype is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -188,3 +190,18 @@ def test_model_directories_of_a_repository_are_found(tmp_path):
 def test_a_repository_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(ModelLoadError, match="cannot list the model repository"):
         find_model_dirs(tmp_path / "none")
+
+
+def test_a_directory_that_may_not_be_read_is_no_model():
+    """A volume's lost+found belongs to root. Read here as another user, for whom modes count."""
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder)
+        repository.chmod(0o755)
+        (repository / "lost+found").mkdir(mode=0)
+        write(repository / "a" / "model.wasm", CODE)
+        user = os.geteuid()
+        os.seteuid(65534 if user == 0 else user)
+        try:
+            assert list(find_model_dirs(repository)) == ["a"]
+        finally:
+            os.seteuid(user)

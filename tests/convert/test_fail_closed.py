@@ -147,6 +147,18 @@ def test_external_data_that_is_not_there_is_named(key, text, message, tmp_path):
     refused(job(model), message)
 
 
+def test_typed_values_that_do_not_fill_the_shape_are_refused(tmp_path):
+    short = onnx.TensorProto(name="w", data_type=T.FLOAT, dims=[1000], float_data=[1.0] * 999)
+    model = models.save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Identity", ["w"], ["y"])],
+        [],
+        [value("y", T.FLOAT, [1000])],
+        [short],
+    )
+    refused(job(model), "the initializer 'w' cannot be read")
+
+
 @pytest.mark.parametrize("data", [b"", b"hello, world", b"\x00" * 100, b"\x3a\xff\xff\xff\xff\x0f"])
 def test_what_is_no_onnx_model_is_refused(data, tmp_path):
     (tmp_path / "m.onnx").write_bytes(data)

@@ -199,6 +199,19 @@ def test_sizes_that_only_one_number_fits_are_guessed(tmp_path):
     assert answers(converted(model), x=np.zeros((16, 16), np.float32))["y"].shape == (16, 16)
 
 
+def test_a_dimension_of_minus_one_is_open(tmp_path):
+    """As some exporters write it, against ONNX's own words."""
+    model = models.save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [value("x", T.FLOAT, [-1, 2])],
+        [value("y", T.FLOAT, [-1, 2])],
+    )
+    path = converted(model)
+    assert load_model_dir(path, "m")[0].inputs[0].v2_shape == [-1, 2]
+    assert answers(path, x=np.zeros((5, 2), np.float32))["y"].shape == (5, 2)
+
+
 def test_a_shape_can_be_given_where_guesses_fail(tmp_path):
     model = models.save(
         tmp_path / "m.onnx",
