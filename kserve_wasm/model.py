@@ -43,21 +43,44 @@ INLINE_BYTES = 64 * 1024
 
 
 class Pace:
-    """How long a model's requests take, as a moving average of about the last ten."""
+    """Decides from what past requests took whether the next one may run on the event loop.
 
-    __slots__ = ("seconds",)
+    A thread's time says little under load, because it includes waiting for the interpreter lock: when the quickest
+    recent one looks promising, a request is tried on the loop, and the times taken there decide. A model that turns
+    out slow is tried again after 16 requests, then after 32, 64 … up to 65 536.
+    """
+
+    __slots__ = ("_average", "_pause", "_quickest", "_wait")
 
     def __init__(self) -> None:
-        self.seconds = math.inf
+        self._quickest = math.inf  # on a thread, in seconds; forgotten by 1 % a request
+        self._average = 0.0  # on the loop
+        self._pause = 16
+        self._wait = 2
 
-    def add(self, seconds: float) -> None:
-        """Counts one request."""
-        known = self.seconds
-        self.seconds = seconds if known == math.inf else known + 0.1 * (seconds - known)
+    def may_run_inline(self) -> bool:
+        """Whether the next request may run on the event loop."""
+        return self._wait == 0
+
+    def ran_on_thread(self, seconds: float) -> None:
+        """Counts a request that a thread answered."""
+        self._quickest = min(seconds, self._quickest * 1.01)
+        if self._wait > 1 or self._quickest < 5 * INLINE_SECONDS:
+            self._wait = max(0, self._wait - 1)
+
+    def ran_inline(self, seconds: float) -> None:
+        """Counts a request that the loop answered."""
+        self._average += 0.1 * (seconds - self._average)
+        if self._average > INLINE_SECONDS:
+            self.surprised()
+        elif seconds < INLINE_SECONDS:
+            self._pause = max(16, self._pause - 1)
 
     def surprised(self) -> None:
-        """Forgets the past after a request that took far longer: it takes some fifty quick ones to be trusted again."""
-        self.seconds = 100 * INLINE_SECONDS
+        """Keeps the loop free of this model for a while."""
+        self._average = 0.0
+        self._wait = self._pause
+        self._pause = min(2 * self._pause, 65_536)
 
 
 class WasmModel(Model):  # type: ignore[misc]
@@ -151,7 +174,7 @@ class WasmModel(Model):  # type: ignore[misc]
 
     def _may_run_inline(self, request: InferenceRequest) -> bool:
         return (
-            self._pace.seconds < INLINE_SECONDS
+            self._pace.may_run_inline()
             and not self._lane.waiting
             and sum(tensor.nbytes for tensor in request.inputs.values()) <= INLINE_BYTES
         )
@@ -220,12 +243,14 @@ class Submission:
         """Runs the request here and now; False when it took too long and must run on a thread."""
         limit = time.monotonic() + INLINE_BUDGET
         try:
-            outcome = self._infer(min(self._deadline, limit), 0)
+            outcome, seconds = self._infer(min(self._deadline, limit), 0)
         except DeadlineExceeded as error:
+            self._model._pace.surprised()
             if limit < self._deadline:
-                self._model._pace.surprised()
                 return False
             outcome = error
+        else:
+            self._model._pace.ran_inline(seconds)
         self._done(outcome)
         return True
 
@@ -250,12 +275,15 @@ class Submission:
         assert self._job is not None
         waited = time.monotonic() - self._job.queued_at
         try:
-            self._answer(self._infer(self._deadline, int(waited * 1e9)))
-        except WasmServingError as error:
+            outcome, seconds = self._infer(self._deadline, int(waited * 1e9))
+        except DeadlineExceeded as error:
             self._answer(error)
+        else:
+            self._model._pace.ran_on_thread(seconds)
+            self._answer(outcome)
 
-    def _infer(self, deadline: float, queued_ns: int) -> Outcome:
-        """The outcome, counted. Raises only DeadlineExceeded."""
+    def _infer(self, deadline: float, queued_ns: int) -> tuple[Outcome, float]:
+        """The outcome and the seconds it took, counted. Raises only DeadlineExceeded."""
         model = self._model
         timing = Timing()
         start = time.monotonic_ns()
@@ -265,19 +293,22 @@ class Submission:
             raise
         except WasmServingError as error:
             # What the traceback holds (tensors, the instance) would live as long as the error.
-            model.statistics.failed(time.monotonic_ns() - start + queued_ns)
-            return error.with_traceback(None)
+            total = time.monotonic_ns() - start
+            model.statistics.failed(total + queued_ns)
+            return error.with_traceback(None), total * 1e-9
         except Exception:
             logger.exception("Request to model %s failed", model.name)
-            model.statistics.failed(time.monotonic_ns() - start + queued_ns)
-            return GuestError("the request failed for a reason of the server's own; its log says more")
+            total = time.monotonic_ns() - start
+            model.statistics.failed(total + queued_ns)
+            return GuestError(
+                "the request failed for a reason of the server's own; its log says more"
+            ), total * 1e-9
         total = time.monotonic_ns() - start
-        model._pace.add(total * 1e-9)
         model.metrics.queued(queued_ns * 1e-9)
         model.statistics.succeeded(
             total + queued_ns, queued_ns, timing.instantiate, timing.infer, timing.finish
         )
-        return response
+        return response, total * 1e-9
 
     def _answer(self, outcome: Outcome) -> None:
         """From a pool thread to the event loop, unless that has ended."""
