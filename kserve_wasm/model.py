@@ -131,8 +131,13 @@ class WasmModel(Model):  # type: ignore[misc]
         return self._lane.running + self._lane.waiting
 
     def load(self) -> bool:
-        """Opens graphs and compiles the module; raises ModelLoadError or BackendError when it cannot."""
+        """Opens graphs, compiles the module and tries an instance; raises WasmServingError when it cannot."""
         self.guest.load()
+        try:
+            self.guest.probe()
+        except BaseException:
+            self.guest.close()
+            raise
         self.ready = True
         return self.ready
 

@@ -76,7 +76,7 @@ def convert(job: Conversion, report: Report = lambda *_: None) -> int:
         results = reference.outputs([example.outputs for example in found])
     # Its memory is free again before the converted model takes as much.
     if job.guest is None:
-        module = pass_through(job.graph, [s.name for s in specs], [s.name for s in results])
+        module = pass_through(job.graph)
         code = Blob(len(module), lambda: module)
         manifest = replace(manifest, inputs=specs, outputs=results)
     else:
@@ -107,7 +107,8 @@ def _check_answers(
             def answer(inputs: dict[str, Tensor]) -> Mapping[str, Tensor]:
                 return model.infer(InferenceRequest(inputs)).outputs
         else:
-            # What its inputs are is the guest's affair: that it can be instantiated is known from load().
+            # What its inputs are is the guest's affair.
+            model.probe()
             answer = model.schedulers[job.graph].graph.run
         check(found, answer, reopen, lambda done: report("verifying", done, len(found)))
     finally:

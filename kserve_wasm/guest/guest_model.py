@@ -10,16 +10,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import wasmtime
+
 from kserve_wasm.artifact.config import ModelConfig
 from kserve_wasm.artifact.sections import read_sections
 from kserve_wasm.backends import GraphSource, open_graph
 from kserve_wasm.backends.cpus import available_cpus
 from kserve_wasm.batching import DirectScheduler, GraphScheduler
-from kserve_wasm.errors import DeadlineExceeded, GuestTrap, InvalidRequest, ModelNotReady, NotSupported
+from kserve_wasm.errors import (
+    ArtifactError,
+    DeadlineExceeded,
+    GuestTrap,
+    InvalidRequest,
+    ModelNotReady,
+    NotSupported,
+)
 from kserve_wasm.guest.binding import Binding, Instance, ModuleShape, check_shape
 from kserve_wasm.guest.engine import engine
 from kserve_wasm.guest.module_cache import ModuleCache
-from kserve_wasm.guest.state import InstanceState
+from kserve_wasm.guest.state import NO_REQUEST, InstanceState
 from kserve_wasm.guest.ticker import ticks
 from kserve_wasm.guest.unchecked import UncheckedBinding
 from kserve_wasm.metrics import ModelMetrics
@@ -106,7 +115,10 @@ class GuestModel:
                 self.metrics.compiled(time.monotonic() - started)
             self._shape = check_shape(compiled.module, config.module.name)
             has_start = any(section.id == _START_SECTION for section in sections)
-            self._binding = self._bind(engine(), compiled.module, self._shape, has_start=has_start)
+            try:
+                self._binding = self._bind(engine(), compiled.module, self._shape, has_start=has_start)
+            except wasmtime.WasmtimeError as error:
+                raise ArtifactError(f"{config.module.name} cannot be linked: {error}") from None
             for source in config.graphs:
                 graph = open_graph(source, config.device)
                 self._schedulers[source.name] = DirectScheduler(graph, self.metrics.compute(source.name))
@@ -117,6 +129,20 @@ class GuestModel:
             self._schedulers, self._open_bytes if config.limits.load_bytes else None
         )
         self.metrics.loaded(time.monotonic() - started)
+
+    def probe(self) -> None:
+        """Makes one instance as a request would, and drops it: finds out what no request should have to.
+
+        Raises:
+            WasmServingError: what every request would end with.
+        """
+        deadline = time.monotonic() + self.config.limits.timeout
+        ticker = engine().ticker
+        ticker.enter()
+        try:
+            self._discard(self._instance(NO_REQUEST, deadline, ticks(self.config.limits.timeout)))
+        finally:
+            ticker.exit()
 
     def _open_bytes(self, encoding: str, buffers: tuple[bytes, ...]) -> GraphScheduler:
         """Opens a graph from a guest's own bytes, for WASI-NN ``load``."""

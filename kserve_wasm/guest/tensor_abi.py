@@ -271,6 +271,34 @@ def _get_output_tensor(state: InstanceState, context: int, index: int, tensor_ou
 # --- Shared
 
 
+def _run_graph(state: InstanceState, name: int, length: int) -> int:
+    scheduler = state.named_graph(name, length)
+    if isinstance(scheduler, int):
+        return scheduler
+    given, wanted = state.request.inputs, state.request.outputs
+    inputs = {}
+    for spec in scheduler.graph.inputs:
+        tensor = given.get(spec.name)
+        if tensor is None:
+            sent = ", ".join(f"'{name}'" for name in given) or "none"
+            raise InvalidRequest(
+                f"input '{spec.name}' is missing: expected {spec.dtype} {spec.v2_shape}, and got {sent}"
+            )
+        inputs[spec.name] = tensor
+    outputs = state.run(scheduler, inputs)
+    if outputs is None:
+        return TOO_LARGE
+    for output, tensor in outputs.items():
+        if wanted is None or output in wanted:
+            replaced = state.outputs.get(output)
+            state.outputs[output] = tensor
+        else:
+            replaced = tensor
+        if replaced is not None:
+            state.release(replaced)
+    return SUCCESS
+
+
 def _hand_out(state: InstanceState, tensor: AnyTensor, tensor_out: int) -> int:
     handle = state.new_handle(tensor_out)
     if not handle:
@@ -373,4 +401,5 @@ FUNCTIONS = (
     HostFunction(MODULE, "graph_output_index", "iiii", _graph_output_index),
     HostFunction(MODULE, "set_input_tensor", "iii", _set_input_tensor),
     HostFunction(MODULE, "get_output_tensor", "iii", _get_output_tensor),
+    HostFunction(MODULE, "run_graph", "ii", _run_graph),
 )

@@ -155,6 +155,10 @@ KW_IMPORT("graph_output_index") kw_errno kw_graph_output_index(kw_graph graph, c
 KW_IMPORT("set_input_tensor") kw_errno kw_set_input_tensor(kw_context context, uint32_t index, kw_tensor tensor);
 KW_IMPORT("get_output_tensor") kw_errno kw_get_output_tensor(kw_context context, uint32_t index, kw_tensor *tensor_out);
 
+/* The whole way at once: runs the graph of this name on the request's inputs of the names of its own, and makes those of
+ * its outputs that the client wants the response's. What a guest does whose model needs nothing before or after. */
+KW_IMPORT("run_graph") kw_errno kw_run_graph(const char *name, uint32_t length);
+
 /* WASI-NN itself, as this header's guests need it. */
 #define KW_NN_IMPORT(name) __attribute__((import_module("wasi_ephemeral_nn"), import_name(name))) extern
 KW_NN_IMPORT("load_by_name") kw_errno kw_load_by_name(const char *name, uint32_t length, kw_graph *graph_out);

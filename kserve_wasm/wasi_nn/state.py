@@ -19,6 +19,7 @@ from kserve_wasm.tensors import DType, Tensor
 from kserve_wasm.tensors.tensor import BytesLike
 from kserve_wasm.wasi_nn.host_function import (
     INVALID_ARGUMENT,
+    NOT_FOUND,
     RUNTIME_ERROR,
     SUCCESS,
     TOO_LARGE,
@@ -278,15 +279,30 @@ class NNState:
             )
         memory = self.memory
         tensors = {name: t if type(t) is Tensor else t.over(memory) for name, t in inputs.items()}
-        outputs = graph.scheduler.compute(tensors, self.deadline)
-        outputs = {name: _apart(tensor, tensors) for name, tensor in outputs.items()}
+        context.outputs = self.run(graph.scheduler, tensors)
+        return TOO_LARGE if context.outputs is None else SUCCESS
+
+    def run(self, scheduler: GraphScheduler, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+        """Every output, each held once; None (with a reason) without room. Raises what the scheduler raises."""
+        computed = scheduler.compute(inputs, self.deadline)
+        outputs = {name: _apart(tensor, inputs) for name, tensor in computed.items()}
         if not self.has_room(sum(map(host_bytes, outputs.values()))):
-            return TOO_LARGE
+            return None
         for tensor in outputs.values():
             self.hold(tensor)
-        context.outputs = outputs
         self.cause = None
-        return SUCCESS
+        return outputs
+
+    def named_graph(self, name: int, length: int) -> GraphScheduler | int:
+        """The graph whose name is at ``name``; an errno, with its reason kept, when there is none."""
+        asked = self.name(name, length)
+        if asked is None:
+            return INVALID_ARGUMENT
+        scheduler = self.registry.get(asked)
+        if scheduler is None:
+            known = ", ".join(f"'{n}'" for n in self.registry.names) or "none"
+            return self.fail(NOT_FOUND, f"no graph is named '{asked}'; the model has: {known}")
+        return scheduler
 
     def output(self, context: ExecutionContext, index: int) -> Tensor | int:
         """An output of the last computation; an errno, with its reason kept, when there is none."""

@@ -13,7 +13,6 @@ from kserve_wasm.wasi_nn import encodings, transfer
 from kserve_wasm.wasi_nn.host_function import (
     INVALID_ARGUMENT,
     INVALID_ENCODING,
-    NOT_FOUND,
     SUCCESS,
     TOO_LARGE,
     UNSUPPORTED_OPERATION,
@@ -72,13 +71,9 @@ def load(state: NNState, builders: int, n_builders: int, encoding: int, target: 
 
 def load_by_name(state: NNState, name: int, name_len: int, graph_out: int) -> int:
     """Opens a graph that the model brings or the operator registered."""
-    asked = state.name(name, name_len)
-    if asked is None:
-        return INVALID_ARGUMENT
-    scheduler = state.registry.get(asked)
-    if scheduler is None:
-        known = ", ".join(f"'{n}'" for n in state.registry.names) or "none"
-        return state.fail(NOT_FOUND, f"no graph is named '{asked}'; the model has: {known}")
+    scheduler = state.named_graph(name, name_len)
+    if isinstance(scheduler, int):
+        return scheduler
     handle = state.new_handle(graph_out)
     if not handle:
         return TOO_LARGE

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from kserve_wasm.artifact import load_model_dir, read_artifact
 from kserve_wasm.convert import Conversion, convert
-from kserve_wasm.errors import GuestRejected
+from kserve_wasm.errors import InvalidRequest
 from kserve_wasm.guest import GuestModel
 from kserve_wasm.request import InferenceRequest
 from kserve_wasm.tensors import DTYPES, Tensor, TensorSpec
@@ -83,7 +83,7 @@ def test_only_requested_outputs_are_answered(tmp_path):
 
 def test_a_missing_input_is_named(tmp_path):
     path = converted(models.matmul(tmp_path / "m.onnx"))
-    with pytest.raises(GuestRejected, match="input 'x' is missing"):
+    with pytest.raises(InvalidRequest, match="input 'x' is missing"):
         answers(path)
 
 

@@ -190,7 +190,7 @@ def test_concurrent_hostile_and_honest_guests_do_not_disturb_each_other(tmp_path
 
 def test_a_deadline_in_a_graph_is_the_requests_deadline(tmp_path: Path) -> None:
     """A guest that computes for ever inside the backend, where epochs do not reach, is stopped as well."""
-    code = pass_through("default", ["n"], ["y"])
+    code = pass_through("default")
     graph = GraphSource("default", "onnx", data=models.count().SerializeToString())
     model = model_of(tmp_path, code, "unchecked", (graph,))
     model.config = replace(model.config, limits=replace(LIMITS, timeout=0.2))
