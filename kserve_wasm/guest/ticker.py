@@ -3,7 +3,8 @@
 Wasmtime compares the epoch with a store's deadline at function entries and loop back-edges. Who advances it must not
 need Python's interpreter lock, or a guest that runs under it could put off its own deadline. So a POSIX timer calls
 ``wasmtime_engine_increment_epoch`` natively, on a thread that glibc makes for the call (``SIGEV_THREAD``). Such a
-thread costs about 0.1 ms, so the timer is armed only while a guest is inside: calls shorter than a tick see none.
+thread costs about 0.1 ms and setting the timer some µs, so it is armed by the first guest, and disarmed when none came
+for a while.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from wasmtime import _ffi as ffi
 
 TICK = 0.010
 """Seconds between two ticks. A guest is stopped at most two ticks after its deadline."""
+
+PARK_AFTER = 1.0
+"""Seconds without a guest after which the ticks end."""
 
 
 class Ticker(Protocol):
@@ -94,24 +98,36 @@ class NativeTicker:
         nanoseconds = int(TICK * 1e9)
         self._on = _TimerSpec(0, nanoseconds, 0, nanoseconds)
         self._off = _TimerSpec()
-        self._on_address = ctypes.addressof(self._on)
-        self._off_address = ctypes.addressof(self._off)
         self._inside = 0
+        self._entered = 0
+        self._armed = threading.Event()
         self._lock = threading.Lock()
+        threading.Thread(target=self._park, name="wasm-epoch", daemon=True).start()
 
     def enter(self) -> None:
-        """Arms the timer for the first guest."""
+        """Arms the timer, if it is not."""
         with self._lock:
             self._inside += 1
-            if self._inside == 1:
-                self._settime(self._timer, 0, self._on_address, None)
+            self._entered += 1
+            if not self._armed.is_set():
+                self._settime(self._timer, 0, ctypes.addressof(self._on), None)
+                self._armed.set()
 
     def exit(self) -> None:
-        """Disarms it after the last."""
+        """Counts the guest out."""
         with self._lock:
             self._inside -= 1
-            if self._inside == 0:
-                self._settime(self._timer, 0, self._off_address, None)
+
+    def _park(self) -> None:
+        """Disarms the timer when no guest came for a while. It may be late: ticks without guests hurt nobody."""
+        entered = 0
+        while self._armed.wait():
+            time.sleep(PARK_AFTER)
+            with self._lock:
+                if self._inside == 0 and self._entered == entered:
+                    self._settime(self._timer, 0, ctypes.addressof(self._off), None)
+                    self._armed.clear()
+                entered = self._entered
 
 
 class ThreadTicker:
