@@ -225,13 +225,14 @@ class ModelMetrics:
         Args:
             model: the name it is served under.
             version: its version.
-            predict: takes the seconds of each request besides: KServe's ``request_predict_seconds``.
+            predict: takes the seconds of each V2 request besides: KServe's ``request_predict_seconds``.
         """
         self._labels = (model, version)
         with self._holders_lock:
             self._holders[self._labels] += 1
         self._removed = False
-        self.v1 = ProtocolMetrics(model, version, "v1", predict)
+        # V1 goes through the SDK, which observes its own histogram.
+        self.v1 = ProtocolMetrics(model, version, "v1", None)
         self.v2_rest = ProtocolMetrics(model, version, "v2-rest", predict)
         self.v2_grpc = ProtocolMetrics(model, version, "v2-grpc", predict)
         self.statistics = Statistics()

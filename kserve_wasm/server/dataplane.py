@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from kserve.errors import InvalidInput
 from kserve.protocol.dataplane import DataPlane
 
+from kserve_wasm.errors import InvalidRequest, WasmServingError
 from kserve_wasm.server.metadata import model_metadata, server_metadata
 from kserve_wasm.server.repository import WasmModelRepository
 
@@ -32,6 +35,32 @@ class WasmDataPlane(DataPlane):  # type: ignore[misc]  # the SDK has no types
     async def get_model(self, name: str) -> Any:
         """Find a model. The SDK would load one that is not ready, on the event loop."""
         return self._repository.find(name)
+
+    def decode(self, *arguments: Any, **options: Any) -> Any:
+        """Decode a V1 body as the SDK does; for its InvalidInput the SDK would log a traceback, for ours nobody does."""
+        try:
+            return super().decode(*arguments, **options)
+        except InvalidInput as error:
+            raise InvalidRequest(str(error)) from None
+
+    async def infer(self, model_name: str, request: Any, headers: dict[str, str] | None = None) -> Any:
+        """Answer a V1 request as the SDK does, and count it; the size of its answer is not known here."""
+        metrics = self._repository.find(model_name).metrics.v1
+        started = time.monotonic()
+        code = 500
+        try:
+            answer = await super().infer(model_name, request, headers)
+            code = 200
+        except WasmServingError as error:
+            code = error.http_status
+            raise
+        except InvalidInput as error:
+            code = InvalidRequest.http_status
+            raise InvalidRequest(str(error)) from None
+        finally:
+            received = int((headers or {}).get("content-length", 0))
+            metrics.finished(str(code), time.monotonic() - started, received, 0)
+        return answer
 
     async def ready(self) -> bool:
         """Tell whether all models are ready and the server is not draining; the SDK always says yes."""

@@ -210,8 +210,6 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
             for config in configs:
                 version = config.version
                 opened.append(await asyncio.to_thread(self._open_model, replace(config, name=name)))
-            if self._loading.get(name) is not asyncio.current_task():
-                raise ModelNotReady(f"model '{name}' was unloaded while it loaded")
         except Exception as error:
             self._stop(opened)
             if isinstance(error, WasmServingError):
@@ -219,8 +217,12 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
             else:
                 logger.exception("model %s did not load", name)
                 error = ModelLoadError(f"model '{name}' did not load; the server's log says why")
-            self._reasons[name] = {version: str(error)}
+            if self._loading.get(name) is asyncio.current_task():
+                self._reasons[name] = {version: str(error)}
             raise error from None
+        if self._loading.get(name) is not asyncio.current_task():
+            self._stop(opened)
+            raise ModelNotReady(f"model '{name}' was unloaded while it loaded")
         self._reasons.pop(name, None)
         self._serve(name, opened)
         logger.info("model %s serves version %s", name, ", ".join(model.version for model in opened))
@@ -236,7 +238,8 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
         before = self._served.get(name, {})
         self._served[name] = {model.version: model for model in models}
         self.models[name] = models[-1]
-        self._stop(list(before.values()))
+        if before:
+            self._stop(list(before.values()))
 
     def _stop(self, models: list[WasmModel]) -> Awaitable[None]:
         async def stop() -> None:
@@ -244,7 +247,10 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
                 # What it accepted before another took its place, it answers.
                 while model.in_flight:
                     await asyncio.sleep(_IDLE_POLL)
-                await asyncio.to_thread(model.stop)
+                try:
+                    await asyncio.to_thread(model.stop)
+                except Exception:
+                    logger.exception("model %s version %s did not stop cleanly", model.name, model.version)
 
         task = asyncio.ensure_future(stop())
         self._stopping.add(task)

@@ -8,6 +8,8 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -57,7 +59,8 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
             RestContext(repository, settings.max_request_bytes),
             self.dataplane,
             self.model_repository_extension,
-            settings,
+            # The SDK's constructor moves the default port to 8443 when it serves HTTPS.
+            replace(settings, http_port=self.http_port),
         )
         self._end: asyncio.Future[tuple[int, float]] | None = None
 
@@ -137,6 +140,8 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
             max_receive=sdk.grpc_max_receive_message_length,
             max_send=sdk.grpc_max_send_message_length,
             log_requests=self._settings.log_requests,
+            # The SDK would leave gRPC open beside an HTTPS port.
+            tls=_read_tls(self.ssl_keyfile, self.ssl_certfile),
         )
 
     async def _load(self) -> None:
@@ -146,6 +151,12 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
             # Said in the log already. Kubernetes shows the crash loop, and the log's last line why.
             if self._end is not None and not self._end.done():
                 self._end.set_result((1, 0.0))
+
+
+def _read_tls(key: str | None, certificate: str | None) -> tuple[bytes, bytes] | None:
+    if not key or not certificate:
+        return None
+    return Path(key).read_bytes(), Path(certificate).read_bytes()
 
 
 def _new_loop(kind: str) -> asyncio.AbstractEventLoop:

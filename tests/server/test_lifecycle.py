@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import json
 import signal
 import socket
@@ -17,6 +19,11 @@ import numpy as np
 import pytest
 import requests
 import tritonclient.grpc as triton
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from tritonclient.utils import InferenceServerException
 
 from tests.backends import models as onnx_models
@@ -78,8 +85,14 @@ def test_sigterm_drains_then_lets_running_requests_of_both_protocols_end(start_s
         start_infer(client, "slow", errors)
         wait_in_flight(server, "slow", 2)
 
+        watching = grpc.insecure_channel(server.grpc)
+        watch = watching.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+        assert next(watch) == b"\x08\x01"  # SERVING
+
         server.signal(signal.SIGTERM)
         server.wait_for_log("draining")
+        assert list(watch) == [b"\x08\x02"]  # NOT_SERVING, and the stream ends
+        watching.close()
         assert session.get(f"{server.http}/v2/health/ready", timeout=10).status_code == 503
         assert session.get(f"{server.http}/v2/health/live", timeout=10).status_code == 200
         assert not client.is_server_ready()
@@ -226,6 +239,47 @@ def test_the_environment_gives_the_defaults(start_server, slow_and_quick):
     server.wait_ready()
     assert server.grpc_port == 0
     assert requests.get(f"{server.http}/v2/models/named", timeout=10).json()["name"] == "named"
+
+
+def test_a_certificate_secures_both_protocols(start_server, slow_and_quick, tmp_path):
+    key, certificate = self_signed(tmp_path)
+    server = start_server(
+        "--model_name=m",
+        f"--model_dir={slow_and_quick / 'mlp'}",
+        f"--ssl_keyfile={key}",
+        f"--ssl_certfile={certificate}",
+    )
+    server.wait_for_log("model m serves version 1")
+    server.wait_listening()
+    ready = f"https://127.0.0.1:{server.http_port}/v2/health/ready"
+    assert requests.get(ready, verify=str(certificate), timeout=10).ok
+    with triton.InferenceServerClient(server.grpc, ssl=True, root_certificates=str(certificate)) as client:
+        assert infer(client, "m").as_numpy("y").shape == (1, 3)
+    with triton.InferenceServerClient(server.grpc) as client, pytest.raises(InferenceServerException):
+        client.is_server_live()
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A key and a certificate for 127.0.0.1."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    return folder / "key.pem", folder / "cert.pem"
 
 
 def test_requests_are_not_logged_unless_asked_for(start_server, slow_and_quick):

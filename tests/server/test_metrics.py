@@ -49,6 +49,8 @@ MLP = {"model": "mlp", "version": "1"}
 
 
 def test_requests_are_counted_by_model_version_protocol_and_code(metered: Server):
+    # A load tries an instance.
+    before = value(metered, "kserve_wasm_instances_started_total", **MLP)
     with triton.InferenceServerClient(metered.grpc) as client:
         for _ in range(3):
             infer(client)
@@ -61,12 +63,24 @@ def test_requests_are_counted_by_model_version_protocol_and_code(metered: Server
     for _ in range(2):
         assert requests.post(f"{metered.http}/v2/models/mlp/infer", json=body, timeout=10).ok
 
+    assert requests.post(
+        f"{metered.http}/v1/models/mlp:predict", json={"instances": [[0, 0, 0, 0]]}, timeout=10
+    ).ok
+    assert (
+        requests.post(f"{metered.http}/v1/models/mlp:predict", json={"instances": 3}, timeout=10).status_code
+        == 400
+    )
+
+    assert requests.post(f"{metered.http}/v1/models/mlp:predict", data=b"{", timeout=10).status_code == 400
+
     def count(**labels: str) -> float:
         return value(metered, "kserve_wasm_requests_total", **labels)
 
     assert count(**MLP, protocol="v2-grpc", code="OK") == 3
     assert count(**MLP, protocol="v2-grpc", code="INVALID_ARGUMENT") == 1
     assert count(**MLP, protocol="v2-rest", code="200") == 2
+    assert count(**MLP, protocol="v1", code="200") == 1
+    assert count(**MLP, protocol="v1", code="400") == 1
     # A client's inventions must not become series.
     assert count(model="", version="", protocol="v2-grpc", code="NOT_FOUND") == 2
     assert not [labels for name, labels in metered.metrics() if ("model", "invented-1") in labels]
@@ -77,14 +91,14 @@ def test_requests_are_counted_by_model_version_protocol_and_code(metered: Server
     )
 
     assert value(metered, "kserve_wasm_request_seconds_count", **MLP, protocol="v2-grpc") == 4
-    assert value(metered, "kserve_wasm_instances_started_total", **MLP) == 5
-    assert value(metered, "kserve_wasm_compute_seconds_count", **MLP, graph="default") == 5
-    assert value(metered, "kserve_wasm_queue_seconds_count", **MLP) == 5
+    assert value(metered, "kserve_wasm_instances_started_total", **MLP) - before == 6
+    assert value(metered, "kserve_wasm_compute_seconds_count", **MLP, graph="default") == 6
+    assert value(metered, "kserve_wasm_queue_seconds_count", **MLP) == 6
     assert value(metered, "kserve_wasm_model_load_seconds_count", **MLP) == 1
     assert value(metered, "kserve_wasm_requests_in_flight", **MLP) == 0
     assert value(metered, "kserve_wasm_queue_depth", **MLP) == 0
     # KServe's own, which its dashboards read, counts every protocol.
-    assert value(metered, "request_predict_seconds_count", model_name="mlp") == 6
+    assert value(metered, "request_predict_seconds_count", model_name="mlp") == 8
 
 
 def test_bytes_in_and_out_are_those_of_the_messages(metered: Server):

@@ -29,6 +29,9 @@ _CONTENTS = {
 }
 """The field of ``InferTensorContents`` for each element type; FP16 and BF16 have none and must come raw."""
 
+_MAX_BYTES = (1 << 31) - (1 << 20)
+"""Of tensors in one message: protobuf ends at 2 GiB, names and shapes included."""
+
 _UNSUPPORTED = ("shared_memory_region", "classification")
 
 
@@ -83,6 +86,9 @@ def decode(message: Any) -> InferenceRequest:
 
 def encode(response: InferenceResponse, name: str, version: str, request_id: str) -> Any:
     """Put an answer into a ``ModelInferResponse``, always raw: tritonclient reads nothing else."""
+    size = sum(tensor.nbytes for tensor in response.outputs.values())
+    if size > _MAX_BYTES:
+        raise NotSupported(f"the answer has {size} bytes; a gRPC message holds less than 2 GiB")
     message = ModelInferResponse(model_name=name, model_version=version, id=request_id)
     for output, tensor in response.outputs.items():
         message.outputs.add(name=output, datatype=tensor.dtype.name, shape=tensor.shape)

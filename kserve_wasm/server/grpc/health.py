@@ -50,6 +50,9 @@ class Health:
             if status != last:
                 last = status
                 yield _Response(status=status).SerializeToString()
+            if self._repository.draining:
+                # A watch that stayed open would hold the shutdown up for the whole grace period.
+                return
             await asyncio.sleep(WATCH_SECONDS)
 
     def _status(self, service: str) -> str:

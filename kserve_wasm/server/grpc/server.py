@@ -16,7 +16,12 @@ from kserve_wasm.server.repository import WasmModelRepository
 
 
 def make_server(
-    repository: WasmModelRepository, address: str, max_receive: int, max_send: int, log_requests: bool
+    repository: WasmModelRepository,
+    address: str,
+    max_receive: int,
+    max_send: int,
+    log_requests: bool,
+    tls: tuple[bytes, bytes] | None = None,
 ) -> tuple[grpc.aio.Server, int]:
     """Make a server that listens on ``address`` and is not started yet.
 
@@ -26,6 +31,7 @@ def make_server(
         max_receive: bytes of the largest message it takes; a larger one ends with RESOURCE_EXHAUSTED.
         max_send: bytes of the largest message it gives; -1 for any size.
         log_requests: write a log line for each inference.
+        tls: private key and certificate chain, PEM; None listens without TLS.
 
     Returns:
         The server and its port.
@@ -52,7 +58,9 @@ def make_server(
         )
     )
     _add_reflection(server, (INFERENCE, HEALTH, reflection.SERVICE_NAME))
-    return server, server.add_insecure_port(address)
+    if tls is None:
+        return server, server.add_insecure_port(address)
+    return server, server.add_secure_port(address, grpc.ssl_server_credentials([tls]))
 
 
 def _add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
