@@ -37,7 +37,7 @@ class WasmDataPlane(DataPlane):  # type: ignore[misc]  # the SDK has no types
         return self._repository.find(name)
 
     def decode(self, *arguments: Any, **options: Any) -> Any:
-        """Decode a V1 body as the SDK does; for its InvalidInput the SDK would log a traceback, for ours nobody does."""
+        """Decode a V1 body as the SDK does, whose own InvalidInput would put a traceback into the log."""
         try:
             return super().decode(*arguments, **options)
         except InvalidInput as error:
