@@ -20,6 +20,7 @@ from kserve_wasm.guest import GuestModel, Timing
 from kserve_wasm.guest.pool import GuestPool, Job, Lane
 from kserve_wasm.guest.ticker import TICK
 from kserve_wasm.metrics import ModelMetrics, Statistics
+from kserve_wasm.protocol.checks import check_inputs, check_outputs
 from kserve_wasm.protocol.kserve_types import from_infer_request, to_infer_response
 from kserve_wasm.protocol.v1 import decode_v1, encode_v1
 from kserve_wasm.request import InferenceRequest, InferenceResponse
@@ -171,9 +172,16 @@ class WasmModel(Model):  # type: ignore[misc]
         """
         deadline = min(deadline, time.monotonic() + self.config.limits.timeout)
         submission = Submission(self, request, deadline, done)
-        if not self.ready:
-            done(ModelNotReady(f"model '{self.name}' version {self.version} is not ready"))
-        elif not self._may_run_inline(request) or not submission.run_inline():
+        try:
+            if not self.ready:
+                raise ModelNotReady(f"model '{self.name}' version {self.version} is not ready")
+            check_inputs(request.inputs, self.inputs)
+            if request.outputs is not None:
+                check_outputs(request.outputs, self.outputs)
+        except WasmServingError as error:
+            done(error)
+            return submission
+        if not self._may_run_inline(request) or not submission.run_inline():
             submission.run_on_thread()
         return submission
 
@@ -222,7 +230,17 @@ class WasmModel(Model):  # type: ignore[misc]
 class Submission:
     """One inference on its way."""
 
-    __slots__ = ("_cancelled", "_deadline", "_done", "_job", "_loop", "_model", "_request", "_timer")
+    __slots__ = (
+        "_cancelled",
+        "_deadline",
+        "_done",
+        "_job",
+        "_loop",
+        "_model",
+        "_request",
+        "_timer",
+        "_timing",
+    )
 
     def __init__(
         self, model: WasmModel, request: InferenceRequest, deadline: float, done: Callable[[Outcome], None]
@@ -232,6 +250,7 @@ class Submission:
         self._deadline = deadline
         self._done = done
         self._cancelled = False
+        self._timing = Timing()
         self._job: Job | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -246,17 +265,17 @@ class Submission:
 
     def run_inline(self) -> bool:
         """Runs the request here and now; False when it took too long and must run on a thread."""
+        pace = self._model._pace
         limit = time.monotonic() + INLINE_BUDGET
-        try:
-            outcome, seconds = self._infer(min(self._deadline, limit), 0)
-        except DeadlineExceeded as error:
-            self._model._pace.surprised()
+        outcome = self._infer(min(self._deadline, limit))
+        if isinstance(outcome, DeadlineExceeded):
+            pace.surprised()
             if limit < self._deadline:
                 return False
-            outcome = error
         else:
-            self._model._pace.ran_inline(seconds)
+            pace.ran_inline(self._timing.total * 1e-9)
         self._done(outcome)
+        self._count(outcome, 0)
         return True
 
     def run_on_thread(self) -> None:
@@ -279,41 +298,33 @@ class Submission:
         """On a pool thread."""
         assert self._job is not None
         waited = time.monotonic() - self._job.queued_at
-        try:
-            outcome, seconds = self._infer(self._deadline, int(waited * 1e9))
-        except DeadlineExceeded as error:
-            self._answer(error)
-        else:
-            self._model._pace.ran_on_thread(seconds)
-            self._answer(outcome)
+        outcome = self._infer(self._deadline)
+        self._answer(outcome)
+        self._count(outcome, int(waited * 1e9))
+        self._model._pace.ran_on_thread(self._timing.total * 1e-9)
 
-    def _infer(self, deadline: float, queued_ns: int) -> tuple[Outcome, float]:
-        """The outcome and the seconds it took, counted. Raises only DeadlineExceeded."""
-        model = self._model
-        timing = Timing()
+    def _infer(self, deadline: float) -> Outcome:
         start = time.monotonic_ns()
         try:
-            response = model.guest.infer(self._request, deadline, timing)
-        except DeadlineExceeded:
-            raise
+            return self._model.guest.infer(self._request, deadline, self._timing)
         except WasmServingError as error:
             # What the traceback holds (tensors, the instance) would live as long as the error.
-            total = time.monotonic_ns() - start
-            model.statistics.failed(total + queued_ns)
-            return error.with_traceback(None), total * 1e-9
+            return error.with_traceback(None)
         except Exception:
-            logger.exception("Request to model %s failed", model.name)
-            total = time.monotonic_ns() - start
-            model.statistics.failed(total + queued_ns)
-            return GuestError(
-                "the request failed for a reason of the server's own; its log says more"
-            ), total * 1e-9
-        total = time.monotonic_ns() - start
+            logger.exception("Request to model %s failed", self._model.name)
+            return GuestError("the request failed for a reason of the server's own; its log says more")
+        finally:
+            self._timing.total = time.monotonic_ns() - start
+
+    def _count(self, outcome: Outcome, queued_ns: int) -> None:
+        """Counts the request, when its answer is on its way."""
+        model, timing = self._model, self._timing
         model.metrics.queued(queued_ns * 1e-9)
-        model.statistics.succeeded(
-            total + queued_ns, queued_ns, timing.instantiate, timing.infer, timing.finish
-        )
-        return response, total * 1e-9
+        total = timing.total + queued_ns
+        if isinstance(outcome, InferenceResponse):
+            model.statistics.succeeded(total, queued_ns, timing.instantiate, timing.infer, timing.finish)
+        else:
+            model.statistics.failed(total)
 
     def _answer(self, outcome: Outcome) -> None:
         """From a pool thread to the event loop, unless that has ended."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from kserve_wasm.artifact import ModelConfig, load_model_dir
 from kserve_wasm.errors import InvalidRequest, ModelNotFound
+from kserve_wasm.protocol.checks import check_inputs
 from kserve_wasm.protocol.json_values import decode, kinds, nested_shape, nested_values
 from kserve_wasm.request import InferenceRequest, InferenceResponse, Parameter
 from kserve_wasm.tensors import DTYPES, DType, Tensor, TensorSpec
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = GuestModel(config)
     model.load()
     try:
+        check_inputs(inputs, model.inputs)
         response = model.infer(InferenceRequest(inputs, parameters=parameters))
     finally:
         model.close()

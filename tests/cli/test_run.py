@@ -100,7 +100,7 @@ def test_what_is_not_finite_is_still_json(tmp_path, kserve_wasm):
         (["x=json:[[1]]"], "input 'x' must have shape [-1, 64]"),
         (["x=json:[[1"], "input 'x': expected JSON"),
         (['x=json:["a"]'], "input 'x': element 0 must be a number"),
-        (["y=json:[1]"], "unknown input 'y'"),
+        (["y=json:[1]"], "the model takes 'x', got 'y'"),
         (["x=/no/such/file.npy"], "No such file"),
         ([f"x={sys.executable}"], "is no .npy file"),
     ],

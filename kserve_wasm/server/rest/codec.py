@@ -8,7 +8,7 @@ Sources: Open Inference Protocol, "Inference Request JSON Object" and "Inference
 from __future__ import annotations
 
 import math
-import uuid
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +120,7 @@ def encode_response(
     message: dict[str, Any] = {
         "model_name": model_name,
         "model_version": model_version,
-        "id": request_id or str(uuid.uuid4()),
+        "id": request_id or _new_id(),
         "outputs": outputs,
     }
     if response.parameters:
@@ -129,6 +129,12 @@ def encode_response(
     if len(body) == 1:
         return Answer(200, [JSON_TYPE], body)
     return Answer(200, [BINARY_TYPE, (JSON_LENGTH, b"%d" % len(text))], body)
+
+
+def _new_id() -> str:
+    """A random id in the form of a UUID; not from the system's source of secrets, which costs 3 µs a call."""
+    text = f"{random.getrandbits(128):032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def json_length(headers: Headers, length: int) -> int:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from kserve_wasm.metrics import UNKNOWN_MODEL
-from kserve_wasm.protocol.checks import check_inputs, check_outputs
 from kserve_wasm.request import InferenceRequest, InferenceResponse
 from kserve_wasm.server.rest.answer import Answer
 from kserve_wasm.server.rest.codec import Headers, Wanted, decode_request, encode_response, json_length
@@ -116,9 +115,6 @@ class Inference:
         model = self._model
         assert model is not None
         self._request, self._wanted = request, wanted = decoded
-        check_inputs(request.inputs, model.inputs)
-        if wanted.outputs is not None:
-            check_outputs(wanted.outputs, model.outputs)
         job = model.submit(request, self._started + wanted.timeout, self._done)
         if self._request is not None:
             self._job = job
