@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 
 from kserve_wasm.metrics import UNKNOWN_MODEL, ProtocolMetrics
-from kserve_wasm.protocol.checks import check_inputs, check_outputs
 from kserve_wasm.server.grpc import codec
 from kserve_wasm.server.grpc.messages import ModelStreamInferResponse
 from kserve_wasm.server.grpc.status import abort, status_of
@@ -80,9 +79,6 @@ class Inference:
             model = self._repository.find(message.model_name, message.model_version)
             metrics = model.metrics.v2_grpc
             request = codec.decode(message)
-            check_inputs(request.inputs, model.inputs)
-            if request.outputs is not None:
-                check_outputs(request.outputs, model.outputs)
             answer = codec.encode(await model.infer(request, deadline), model.name, model.version, request_id)
         except asyncio.CancelledError:
             self._finished(metrics, "CANCELLED", started, len(data), 0)
