@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kserve_wasm.artifact import ModelConfig, find_model_dirs, is_model_dir, load_model_dir
@@ -43,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from kserve_wasm.server.repository import WasmModelRepository
     from kserve_wasm.server.server import WasmModelServer
 
+    _wait_for_mount(settings.model_dir)
     try:
         single = _single(settings)
     except ModelLoadError as error:
@@ -52,6 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings.model_dir, partial(_open_model, settings, GuestPool()), load_model_dir, single
     )
     return WasmModelServer(repository, settings).start()
+
+
+def _wait_for_mount(directory: Path) -> None:
+    """Wait for a model image's files, which KServe links to ``directory`` when the containers run already.
+
+    It says so by ``MODEL_INIT_MODE=async`` (storage of ``oci://``). Nothing listens meanwhile, so no probe succeeds.
+    """
+    if os.environ.get("MODEL_INIT_MODE") == "async" and not directory.exists():
+        logger.info("waiting for %s", directory)
+        while not directory.exists():
+            time.sleep(0.1)
 
 
 def _single(settings: Settings) -> str | None:

@@ -12,8 +12,9 @@ from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.server import RESTServer, _RefreshingServer
+from kserve.protocol.rest.v1_endpoints import V1Endpoints
 
-from kserve_wasm.server.rest import routes
+from kserve_wasm.server.rest import routes, v1
 from kserve_wasm.server.rest.context import RestContext
 from kserve_wasm.server.rest.errors import install_error_handlers
 from kserve_wasm.server.rest.fast_http import fast_protocol
@@ -82,6 +83,8 @@ class WasmRESTServer(RESTServer):  # type: ignore[misc]  # the SDK has no types
     def _register_endpoints(self, app: FastAPI) -> None:
         # Starlette takes the first route that fits: ours stand before the SDK's.
         routes.install(app, self._context)
+        endpoints = V1Endpoints(self.dataplane, self.model_repository_extension)
+        v1.install(app, endpoints, self._context.max_request_bytes)
         super()._register_endpoints(app)
 
     def _add_exception_handlers(self, app: FastAPI) -> None:

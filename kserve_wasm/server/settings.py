@@ -148,7 +148,9 @@ def make_parser(
         model_name=None, grpc_max_receive_message_length=None, grpc_max_send_message_length=-1
     )
     for flag, names in _ENVIRONMENT.items():
-        value = next((environment[name] for name in names if environment.get(name)), None)
+        given = (environment.get(name, "") for name in names)
+        # Kubernetes sets HTTP_PORT=tcp://… in every pod beside a Service that is named http.
+        value = next((text for text in given if text and not text.startswith("tcp://")), None)
         if value is not None:
             # argparse converts text defaults as it converts arguments, errors included.
             parser.set_defaults(**{flag: value})

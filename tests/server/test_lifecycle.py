@@ -241,6 +241,25 @@ def test_the_environment_gives_the_defaults(start_server, slow_and_quick):
     assert requests.get(f"{server.http}/v2/models/named", timeout=10).json()["name"] == "named"
 
 
+def test_what_kubernetes_sets_for_services_is_no_port(start_server, slow_and_quick):
+    """Beside a Service named http every container finds HTTP_PORT=tcp://10.0.0.1:80."""
+    server = start_server(
+        f"--model_dir={slow_and_quick}",
+        environment={"HTTP_PORT": "tcp://10.0.0.1:80", "GRPC_PORT": "tcp://10.0.0.1:81"},
+    )
+    server.wait_ready()
+
+
+def test_a_model_image_that_is_mounted_late_is_waited_for(start_server, slow_and_quick, tmp_path):
+    late = tmp_path / "late"
+    server = start_server(f"--model_dir={late}", "--model_name=mlp", environment={"MODEL_INIT_MODE": "async"})
+    server.wait_for_log("waiting for")
+    assert server.process.poll() is None
+    late.symlink_to(slow_and_quick / "mlp")
+    server.wait_ready()
+    assert requests.post(f"{server.http}/v2/models/mlp/infer", json=MLP_BODY, timeout=10).ok
+
+
 def test_a_certificate_secures_both_protocols(start_server, slow_and_quick, tmp_path):
     key, certificate = self_signed(tmp_path)
     server = start_server(

@@ -6,8 +6,9 @@ Sources: Open Inference Protocol; Triton's extensions for the model repository, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from kserve_wasm.model import WasmModel
 
 _SMALL_BODY = 64 * 1024
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Awaitable[Any]])
 
 
 def install(app: FastAPI, context: RestContext) -> None:
@@ -50,6 +52,21 @@ def install(app: FastAPI, context: RestContext) -> None:
         for path in paths:
             router.add_api_route(path, endpoint, methods=[method], response_model=None)
     app.include_router(router)
+
+
+def closing_if_too_large(endpoint: _Endpoint) -> _Endpoint:
+    """Makes ``endpoint`` end the connection with its 413: the rest of the body was not read."""
+
+    @functools.wraps(endpoint)
+    async def guarded(*arguments: Any, **options: Any) -> Any:
+        try:
+            return await endpoint(*arguments, **options)
+        except PayloadTooLarge as error:
+            answer = error_answer(error)
+            answer.headers.append((b"connection", b"close"))
+            return to_response(answer)
+
+    return cast("_Endpoint", guarded)
 
 
 class _Routes:
@@ -84,14 +101,14 @@ class _Routes:
         return _statistics(self._repository.served())
 
     async def index(self, request: Request) -> Response:
-        body = _object(await _body(request, _SMALL_BODY))
+        body = _object(await read_body(request, _SMALL_BODY))
         ready = body.get("ready", False)
         if not isinstance(ready, bool):
             raise InvalidRequest(f"'ready' must be true or false, got {brief(ready)}")
         return _json(self._repository.index(ready))
 
     async def load(self, model_name: str, request: Request) -> Response:
-        parameters = _object(await _body(request, _SMALL_BODY)).get("parameters")
+        parameters = _object(await read_body(request, _SMALL_BODY)).get("parameters")
         if parameters:
             raise InvalidRequest(
                 "a load takes no parameters here: the model's configuration is in its directory, not in the request"
@@ -103,13 +120,9 @@ class _Routes:
         await self._repository.unload(model_name)
         return _json({"name": model_name, "unload": True})
 
+    @closing_if_too_large
     async def infer(self, request: Request, model_name: str, model_version: str | None = None) -> Response:
-        try:
-            body = await _body(request, self._context.max_request_bytes)
-        except PayloadTooLarge as error:
-            answer = error_answer(error)
-            answer.headers.append((b"connection", b"close"))
-            return to_response(answer)
+        body = await read_body(request, self._context.max_request_bytes)
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Answer] = loop.create_future()
 
@@ -137,7 +150,7 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
     """Read a body whole; raises PayloadTooLarge above ``limit`` bytes."""
     announced = request.headers.get("content-length", "")
     parts: list[bytes] = []
