@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.server.process import Server
 from tests.server.rest.conftest import MAX_REQUEST_BYTES, http_client
+from tests.support.counts import count
 
 BODY = orjson.dumps({"inputs": [{"name": "x", "datatype": "INT32", "shape": [2], "data": [1, 2]}]})
 
@@ -255,6 +256,7 @@ def test_access_log_lines_are_those_of_uvicorn(server: Server, connection: Conne
     )
 )
 def test_garbage_ends_at_worst_its_own_connection(server: Server, data: bytes) -> None:
+    count("connections with garbage")
     with socket.create_connection(("127.0.0.1", server.http_port), timeout=30) as sock:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)

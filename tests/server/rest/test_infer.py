@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests.server.process import Server
 from tests.server.rest.conftest import MAX_REQUEST_BYTES
+from tests.support.counts import count
 
 NUMERIC = (
     np.bool_, np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int16, np.int32, np.int64,
@@ -292,6 +293,7 @@ def test_a_full_queue_says_when_to_come_back(server: Server) -> None:
 )
 def test_no_body_is_a_server_error(server: Server, body: bytes, headers: dict[str, str]) -> None:
     status, _, answer = post(server, "/v2/models/echo/infer", body, headers)
+    count(f"V2 requests of random bytes that ended with {status}")
     assert status in (200, 400, 413, 501)
     assert (status == 200) != (
         "error" in orjson.loads(answer) if not headers.get("Accept-Encoding") else status != 200
