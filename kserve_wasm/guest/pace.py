@@ -1,0 +1,59 @@
+"""Which requests run where they arrive, on the event loop, and which go to a thread."""
+
+from __future__ import annotations
+
+import math
+
+from kserve_wasm.guest.ticker import TICK
+
+INLINE_SECONDS = 200e-6
+"""A model whose requests take less than this on average runs them on the event loop: handing a request to a thread and
+its answer back costs about 55 µs, and more when both sides are awake and want the interpreter lock."""
+
+INLINE_BUDGET = 2 * TICK
+"""Seconds that a request may hold the event loop before it is stopped there and run again on a thread. Running it
+again is sound: an instance leaves nothing behind."""
+
+INLINE_BYTES = 64 * 1024
+"""A larger request always goes to a thread, whatever those before it took."""
+
+
+class Pace:
+    """Decides from what past requests took whether the next one may run on the event loop.
+
+    A thread's time says little under load, because it includes waiting for the interpreter lock: when the quickest
+    recent one looks promising, a request is tried on the loop, and the times taken there decide. A model that turns
+    out slow is tried again after 16 requests, then after 32, 64 … up to 65 536.
+    """
+
+    __slots__ = ("_average", "_pause", "_quickest", "_wait")
+
+    def __init__(self) -> None:
+        self._quickest = math.inf  # on a thread, in seconds; forgotten by 1 % a request
+        self._average = 0.0  # on the loop
+        self._pause = 16
+        self._wait = 2
+
+    def may_run_inline(self) -> bool:
+        """Whether the next request may run on the event loop."""
+        return self._wait == 0
+
+    def ran_on_thread(self, seconds: float) -> None:
+        """Counts a request that a thread answered."""
+        self._quickest = min(seconds, self._quickest * 1.01)
+        if self._wait > 1 or self._quickest < 5 * INLINE_SECONDS:
+            self._wait = max(0, self._wait - 1)
+
+    def ran_inline(self, seconds: float) -> None:
+        """Counts a request that the loop answered."""
+        self._average += 0.1 * (seconds - self._average)
+        if self._average > INLINE_SECONDS:
+            self.surprised()
+        elif seconds < INLINE_SECONDS:
+            self._pause = max(16, self._pause - 1)
+
+    def surprised(self) -> None:
+        """Keeps the loop free of this model for a while."""
+        self._average = 0.0
+        self._wait = self._pause
+        self._pause = min(2 * self._pause, 65_536)
