@@ -17,7 +17,7 @@ from kserve.metrics import PREDICT_HIST_TIME
 from kserve_wasm.artifact.config import ModelConfig
 from kserve_wasm.errors import DeadlineExceeded, GuestError, ModelNotReady, WasmServingError
 from kserve_wasm.guest import GuestModel, Timing
-from kserve_wasm.guest.pace import INLINE_BUDGET, INLINE_BYTES, Pace
+from kserve_wasm.guest.pace import INLINE_BUDGET, INLINE_BYTES, Pace, Shapes
 from kserve_wasm.guest.pool import GuestPool, Job, Lane
 from kserve_wasm.metrics import ModelMetrics, Statistics
 from kserve_wasm.protocol.checks import check_inputs, check_outputs
@@ -135,8 +135,9 @@ class WasmModel(Model):  # type: ignore[misc]
 
     def _may_run_inline(self, request: InferenceRequest) -> bool:
         return (
-            self._pace.may_run_inline()
+            self.config.instances.inline
             and not self._lane.waiting
+            and self._pace.may_run_inline(shapes_of(request))
             and sum(tensor.nbytes for tensor in request.inputs.values()) <= INLINE_BYTES
         )
 
@@ -216,9 +217,10 @@ class Submission:
         pace = self._model._pace
         limit = time.monotonic() + INLINE_BUDGET
         outcome = self._infer(min(self._deadline, limit))
-        if isinstance(outcome, DeadlineExceeded):
+        if time.monotonic() >= limit:
             pace.surprised()
             if limit < self._deadline:
+                # Whatever it is: the guest may have met the limit and made something of it.
                 return False
         else:
             pace.ran_inline(self._timing.total * 1e-9)
@@ -231,16 +233,18 @@ class Submission:
         self._loop = asyncio.get_running_loop()
         self._job = Job(self._run, self._answer, self._deadline)
         try:
-            started = self._model._lane.submit(self._job)
+            self._model._lane.submit(self._job)
         except WasmServingError as error:
             self._done(error)
+            self._count(error, 0)
             return
-        if not started:
-            self._timer = self._loop.call_later(self._deadline - time.monotonic(), self._expire)
+        self._timer = self._loop.call_later(self._deadline - time.monotonic(), self._expire)
 
     def _expire(self) -> None:
         if self._job is not None and self._model._lane.discard(self._job):
-            self._deliver(DeadlineExceeded("the deadline passed while the request waited for a worker"))
+            error = DeadlineExceeded("the deadline passed while the request waited for a worker")
+            self._deliver(error)
+            self._count(error, time.monotonic_ns() - int(self._job.queued_at * 1e9))
 
     def _run(self) -> None:
         """On a pool thread."""
@@ -249,7 +253,7 @@ class Submission:
         outcome = self._infer(self._deadline)
         self._answer(outcome)
         self._count(outcome, int(waited * 1e9))
-        self._model._pace.ran_on_thread(self._timing.total * 1e-9)
+        self._model._pace.ran_on_thread(self._timing.total * 1e-9, shapes_of(self._request))
 
     def _infer(self, deadline: float) -> Outcome:
         start = time.monotonic_ns()
@@ -285,6 +289,11 @@ class Submission:
             self._timer.cancel()
         if not self._cancelled:
             self._done(outcome)
+
+
+def shapes_of(request: InferenceRequest) -> Shapes:
+    """The shapes of the inputs, in the request's order."""
+    return tuple([tensor.shape for tensor in request.inputs.values()])
 
 
 def _metadata(spec: TensorSpec) -> dict[str, Any]:

@@ -48,11 +48,14 @@ class Instances:
             memory would then meet the next.
         workers: threads that run guests of this model; 0 takes the number of CPUs.
         queue: requests that may wait for a worker; more are answered with 429.
+        inline: run requests that proved quick on the server's event loop. Switch it off for a model whose work
+            depends on the values that it gets (a loop's count, a size): one such request would hold the loop.
     """
 
     reuse: bool = False
     workers: int = 0
     queue: int = 256
+    inline: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,10 +209,12 @@ def _limits(node: Node | None, load_bytes: int) -> Limits:
 
 
 def _instances(node: Node) -> Instances:
-    fields = node.mapping(("reuse", "workers", "queue"))
+    fields = node.mapping(("reuse", "workers", "queue", "inline"))
     values: dict[str, Any] = {}
     if "reuse" in fields:
         values["reuse"] = fields["reuse"].boolean()
+    if "inline" in fields:
+        values["inline"] = fields["inline"].boolean()
     if "workers" in fields:
         values["workers"] = fields["workers"].integer(0, 1024)
     if "queue" in fields:

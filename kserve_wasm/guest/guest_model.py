@@ -25,7 +25,7 @@ from kserve_wasm.errors import (
     NotSupported,
 )
 from kserve_wasm.guest.binding import Binding, Instance, ModuleShape, check_shape
-from kserve_wasm.guest.engine import engine
+from kserve_wasm.guest.engine import POOL_SLOTS, engine
 from kserve_wasm.guest.module_cache import ModuleCache
 from kserve_wasm.guest.state import NO_REQUEST, InstanceState
 from kserve_wasm.guest.ticker import ticks
@@ -36,6 +36,11 @@ from kserve_wasm.tensors import TensorSpec
 from kserve_wasm.wasi_nn import GraphRegistry
 
 logger = logging.getLogger(__name__)
+
+MAX_KEPT = POOL_SLOTS // 4
+"""Instances that are kept for further requests, in the whole process."""
+_kept = [0]
+_kept_lock = threading.Lock()
 
 _START_SECTION = 8
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
@@ -82,7 +87,6 @@ class GuestModel:
         self.workers = config.instances.workers or max(2, available_cpus())
         self._ticker = engine().ticker
         self._idle: list[Instance] = []
-        self._lock = threading.Lock()
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -196,8 +200,11 @@ class GuestModel:
     def _instance(self, request: InferenceRequest, deadline: float, epoch_ticks: int) -> Instance:
         """A new instance that is ready for ``infer``, or a kept one where the model allows it."""
         if self.config.instances.reuse:
-            with self._lock:
-                kept = self._idle.pop() if self._idle else None
+            kept = None
+            with _kept_lock:
+                if self._idle:
+                    kept = self._idle.pop()
+                    _kept[0] -= 1
             if kept is not None:
                 kept.set_deadline(epoch_ticks)
                 kept.state.begin(request, deadline)
@@ -223,12 +230,16 @@ class GuestModel:
         return instance
 
     def _release(self, instance: Instance) -> None:
-        if self.config.instances.reuse:
-            with self._lock:
-                # No more than can run at once: what a burst made is not kept for ever.
-                if self._binding is not None and len(self._idle) < self.workers:
+        if self.config.instances.reuse and self._binding is not None:
+            instance.state.begin(NO_REQUEST, math.inf)  # it must not keep the request's tensors
+            with _kept_lock:
+                # A model keeps no more than can run at once, and all models together leave room for fresh ones.
+                keep = self._binding is not None and len(self._idle) < self.workers and _kept[0] < MAX_KEPT
+                if keep:
+                    _kept[0] += 1
                     self._idle.append(instance)
-                    return
+            if keep:
+                return
         self._discard(instance)
 
     @staticmethod
@@ -241,10 +252,14 @@ class GuestModel:
         logger.log(_LEVELS[min(severity, 3)], "guest %s: %s", self.config.name, message)
 
     def close(self) -> None:
-        """Frees graphs and kept instances; requests that run end first, new ones are refused."""
-        with self._lock:
+        """Frees graphs and kept instances.
+
+        Computations that run end first; a guest that comes to its graph later gets ModelNotReady.
+        """
+        with _kept_lock:
             self._binding = None
             idle, self._idle = self._idle, []
+            _kept[0] -= len(idle)
         for instance in idle:
             self._discard(instance)
         schedulers, self._schedulers = self._schedulers, {}

@@ -8,22 +8,34 @@ from hypothesis import strategies as st
 from kserve_wasm.guest.pace import INLINE_SECONDS, Pace
 
 QUICK, SLOW = INLINE_SECONDS / 4, INLINE_SECONDS * 50
+SHAPES = ((1, 4),)
 
 
 def trials(pace: Pace, requests: int, seconds: float) -> int:
     """How many of the requests are tried on the loop, by a model whose requests all take so long."""
     tried = 0
     for _ in range(requests):
-        if pace.may_run_inline():
+        if pace.may_run_inline(SHAPES):
             tried += 1
             pace.ran_inline(seconds)
         else:
-            pace.ran_on_thread(seconds)
+            pace.ran_on_thread(seconds, SHAPES)
     return tried
 
 
 def test_a_quick_model_soon_runs_on_the_loop_and_stays_there() -> None:
     assert trials(Pace(), 1000, QUICK) >= 990
+
+
+def test_shapes_that_were_not_seen_go_to_a_thread_first() -> None:
+    """A few bytes can ask for much: how large a product of matrices is, say, is all in the shapes."""
+    pace = Pace()
+    trials(pace, 100, QUICK)
+    assert pace.may_run_inline(SHAPES)
+    assert not pace.may_run_inline(((1, 4), (1_000_000, 0)))
+    for size in range(1000):
+        pace.ran_on_thread(QUICK, ((size,),))
+    assert len(pace._quick) <= 256
 
 
 def test_a_slow_model_is_never_tried_on_the_loop() -> None:
@@ -35,10 +47,10 @@ def test_threads_that_wait_for_the_interpreter_lock_do_not_keep_a_quick_model_of
     """Under load a thread's time is many times what the request needs; one of them now and then is not."""
     pace = Pace()
     for turn in range(300):
-        if pace.may_run_inline():
+        if pace.may_run_inline(SHAPES):
             break
-        pace.ran_on_thread(QUICK if turn % 50 == 7 else 20 * INLINE_SECONDS)
-    assert pace.may_run_inline()
+        pace.ran_on_thread(QUICK if turn % 50 == 7 else 20 * INLINE_SECONDS, SHAPES)
+    assert pace.may_run_inline(SHAPES)
 
 
 def test_a_model_that_deceives_is_tried_ever_more_rarely() -> None:
@@ -46,20 +58,20 @@ def test_a_model_that_deceives_is_tried_ever_more_rarely() -> None:
     pace = Pace()
     tried = 0
     for _ in range(100_000):
-        if pace.may_run_inline():
+        if pace.may_run_inline(SHAPES):
             tried += 1
             pace.surprised()
         else:
-            pace.ran_on_thread(QUICK)
+            pace.ran_on_thread(QUICK, SHAPES)
     assert 1 <= tried <= 14
 
 
 def test_a_model_that_becomes_slow_leaves_the_loop() -> None:
     pace = Pace()
     trials(pace, 100, QUICK)
-    assert pace.may_run_inline()
+    assert pace.may_run_inline(SHAPES)
     left = 0
-    while pace.may_run_inline():
+    while pace.may_run_inline(SHAPES):
         pace.ran_inline(2 * INLINE_SECONDS)
         left += 1
     assert left <= 10
@@ -70,11 +82,11 @@ def test_no_sequence_of_times_breaks_it(times: list[tuple[bool, float]]) -> None
     """Whatever happens, a surprise keeps the next requests off the loop."""
     pace = Pace()
     for surprise, seconds in times:
-        if pace.may_run_inline():
+        if pace.may_run_inline(SHAPES):
             if surprise:
                 pace.surprised()
-                assert not pace.may_run_inline()
+                assert not pace.may_run_inline(SHAPES)
             else:
                 pace.ran_inline(seconds)
         else:
-            pace.ran_on_thread(seconds)
+            pace.ran_on_thread(seconds, SHAPES)

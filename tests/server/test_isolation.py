@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import requests
 import tritonclient.grpc as triton
+import wasmtime
 
+from kserve_wasm.convert import Conversion, convert
+from kserve_wasm.tensors import DTYPES, TensorSpec
+from tests.backends import models as onnx_models
 from tests.server import models
 from tests.server.process import Server
 from tests.support.counts import count
@@ -107,6 +112,40 @@ def test_a_model_that_was_always_quick_cannot_hold_the_server_with_one_slow_requ
     assert answers == [504, 504]
     # A second of two spinning guests: a server that they held would have answered once or twice.
     assert alive >= 10, alive
+
+
+# Runs its graph; when that fails it says so in its own words, and does not pass the failure on.
+PROUD = """(module
+  (import "kserve_wasm" "run_graph" (func $run (param i32 i32) (result i32)))
+  (import "kserve_wasm" "fail" (func $fail (param i32 i32 i32) (result i32)))
+  (memory (export "memory") 1) (data (i32.const 0) "defaultgave up")
+  (func (export "infer") (result i32)
+    (if (call $run (i32.const 0) (i32.const 7))
+      (then (drop (call $fail (i32.const 1) (i32.const 7) (i32.const 7))) (return (i32.const 9))))
+    (i32.const 0)))"""
+
+
+def test_a_request_that_outgrows_the_event_loop_is_answered_by_a_thread(start_server, tmp_path: Path) -> None:
+    """The time that a request may take on the loop is not its deadline, whatever the guest makes of it."""
+    graph, guest = tmp_path / "count.onnx", tmp_path / "proud.wasm"
+    onnx.save(onnx_models.count(), graph)
+    guest.write_bytes(wasmtime.wat2wasm(PROUD))
+    (tmp_path / "count").mkdir()
+    scalar, one = (TensorSpec("n", DTYPES["INT64"], ()),), (TensorSpec("y", DTYPES["INT64"], (1,)),)
+    convert(Conversion(graph, tmp_path / "count" / "model.wasm", guest=guest, inputs=scalar, outputs=one))
+    server = start_server(f"--model_dir={tmp_path / 'count'}", "--model_name=count")
+    server.wait_ready()
+    session = requests.Session()
+
+    def ask_count(n: int) -> requests.Response:
+        tensor = {"name": "n", "datatype": "INT64", "shape": [], "data": [n]}
+        return session.post(f"{server.http}/v2/models/count/infer", json={"inputs": [tensor]}, timeout=30)
+
+    for _ in range(3):
+        for _ in range(100):
+            assert ask_count(2).json()["outputs"][0]["data"] == [2]
+        answer = ask_count(200_000)  # some tenths of a second
+        assert (answer.status_code, answer.json().get("outputs", [{}])[0].get("data")) == (200, [200_000])
 
 
 def test_answers_are_each_clients_own_while_others_fail_in_every_way(moody: Server) -> None:
