@@ -13,7 +13,6 @@ from pathlib import Path
 import wasmtime
 
 from kserve_wasm.artifact.config import ModelConfig
-from kserve_wasm.artifact.sections import read_sections
 from kserve_wasm.backends import GraphSource, open_graph
 from kserve_wasm.backends.cpus import available_cpus
 from kserve_wasm.batching import DirectScheduler, GraphScheduler
@@ -42,7 +41,6 @@ MAX_KEPT = POOL_SLOTS // 4
 _kept = [0]
 _kept_lock = threading.Lock()
 
-_START_SECTION = 8
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 
 
@@ -113,14 +111,14 @@ class GuestModel:
         config = self.config
         started = time.monotonic()
         try:
-            sections = read_sections(config.module)
             compiled = self._cache.load(engine(), config.module, config.code_length, config.digest)
             if not compiled.from_cache:
                 self.metrics.compiled(time.monotonic() - started)
             self._shape = check_shape(compiled.module, config.module.name)
-            has_start = any(section.id == _START_SECTION for section in sections)
             try:
-                self._binding = self._bind(engine(), compiled.module, self._shape, has_start=has_start)
+                self._binding = self._bind(
+                    engine(), compiled.module, self._shape, has_start=compiled.has_start
+                )
             except wasmtime.WasmtimeError as error:
                 raise ArtifactError(f"{config.module.name} cannot be linked: {error}") from None
             for source in config.graphs:

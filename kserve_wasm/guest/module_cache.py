@@ -1,28 +1,33 @@
 """Compiled modules: from the cache of ahead-of-time artefacts when it has one, else from the code.
 
-An artefact is native code that the engine maps and runs unchecked, so whoever writes one owns the process. Only
-artefacts from a directory that belongs to this user, and that nobody else may write to, are read; they are bound to
-the code's digest and to :attr:`Engine.identity`, and are put in place whole (a mapped file must never be rewritten).
+An artefact is native code that the engine maps and runs unchecked, so whoever writes one owns the process. Directory
+and artefact must belong to this user and be writable by nobody else; both are opened once, checked and used as open
+files, so that who may rename a directory above them gains nothing. Artefacts are bound to the code's digest and to
+:attr:`Engine.identity`, and are put in place whole (a mapped file must never be rewritten).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
 import os
+import secrets
 import stat
-import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import wasmtime
 
-from kserve_wasm.artifact.sections import check_preamble
+from kserve_wasm.artifact.sections import check_preamble, parse_sections
 from kserve_wasm.errors import ArtifactError
 from kserve_wasm.guest.engine import Engine
 
 logger = logging.getLogger(__name__)
+
+_START_SECTION = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +37,12 @@ class CompiledModule:
     Attributes:
         module: the module.
         from_cache: whether it was mapped from an artefact instead of compiled.
+        has_start: whether it has a start function, so that instantiating it runs guest code.
     """
 
     module: wasmtime.Module
     from_cache: bool
+    has_start: bool
 
 
 class ModuleCache:
@@ -52,24 +59,21 @@ class ModuleCache:
         """The compiled form of the first ``code_length`` bytes of ``path``, whose digest is ``digest``.
 
         Raises:
-            ArtifactError: the bytes are not a core module that the engine accepts.
+            ArtifactError: the bytes are not those, or not a core module that the engine accepts.
         """
-        artefact = self._artefact(engine, digest)
-        if artefact is not None and artefact.exists():
-            try:
-                return CompiledModule(wasmtime.Module.deserialize_file(engine.wasmtime, str(artefact)), True)
-            except wasmtime.WasmtimeError as error:
-                logger.warning("Compiling again: the cached artefact of %s is unusable: %s", path.name, error)
-        module = compile_module(engine, _read(path, code_length), path.name)
-        if artefact is not None:
-            _store(artefact, module)
-        return CompiledModule(module, False)
-
-    def _artefact(self, engine: Engine, digest: str) -> Path | None:
-        if self._directory is None or not _private(self._directory):
-            return None
+        code = _read(path, code_length, digest)
+        has_start = any(section.id == _START_SECTION for section in parse_sections(io.BytesIO(code)))
         key = hashlib.sha256(f"{digest} {engine.identity}".encode()).hexdigest()
-        return self._directory / f"{key}.cwasm"
+        artefact = f"{key}.cwasm"
+        with _private(self._directory) as directory:
+            if directory is not None:
+                cached = _cached(engine, directory, artefact, path.name)
+                if cached is not None:
+                    return CompiledModule(cached, True, has_start)
+            module = compile_module(engine, code, path.name)
+            if directory is not None:
+                _store(directory, artefact, module)
+        return CompiledModule(module, False, has_start)
 
 
 def compile_module(engine: Engine, code: bytes, name: str) -> wasmtime.Module:
@@ -86,45 +90,86 @@ def compile_module(engine: Engine, code: bytes, name: str) -> wasmtime.Module:
         raise ArtifactError(f"{name} is not a module that the engine accepts: {error}") from None
 
 
-def _read(path: Path, length: int) -> bytes:
+def _read(path: Path, length: int, digest: str) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(length)
+            code = file.read(length)
     except OSError as error:
         raise ArtifactError(f"cannot read {path.name}: {error.strerror}") from None
+    # Code that changed since would be cached as what it was, and serve every model that has that code.
+    if f"sha256:{hashlib.sha256(code).hexdigest()}" != digest:
+        raise ArtifactError(f"{path.name} was changed while it was loaded; load the model again")
+    return code
 
 
-def _private(directory: Path) -> bool:
-    """Whether ``directory`` is, or can be made, one that only this user writes to."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = directory.stat()
-    except OSError as error:
-        logger.warning("No compilation cache: %s: %s", directory, error.strerror)
-        return False
-    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        logger.warning(
-            "No compilation cache: %s must belong to user %d and be writable by nobody else (chmod 700)",
-            directory,
-            os.geteuid(),
-        )
-        return False
-    return os.access(directory, os.R_OK | os.X_OK)
-
-
-def _store(artefact: Path, module: wasmtime.Module) -> None:
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=artefact.parent, suffix=".tmp")
-    except OSError as error:
-        logger.warning("Could not cache a compiled module: %s", error.strerror)
+@contextlib.contextmanager
+def _private(path: Path | None) -> Iterator[int | None]:
+    """The directory at ``path``, made if it is missing, as an open file; None unless only this user writes to it."""
+    if path is None:
+        yield None
         return
     try:
+        for parent in (*reversed(path.parents), path):
+            if not parent.exists():
+                parent.mkdir(mode=0o700, exist_ok=True)
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        logger.warning("No compilation cache: %s: %s", path, error.strerror)
+        yield None
+        return
+    try:
+        if _ours(os.fstat(directory)):
+            yield directory
+        else:
+            logger.warning(
+                "No compilation cache: %s must belong to user %d and be writable by nobody else (chmod 700)",
+                path,
+                os.geteuid(),
+            )
+            yield None
+    finally:
+        os.close(directory)
+
+
+def _ours(status: os.stat_result) -> bool:
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _cached(engine: Engine, directory: int, artefact: str, name: str) -> wasmtime.Module | None:
+    """The module in ``artefact``; None when there is none, or none to be trusted. ``name`` is for messages."""
+    try:
+        # O_NONBLOCK: opening a pipe would wait for its writer.
+        file = os.open(artefact, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("Compiling again: the cached artefact of %s: %s", name, error.strerror)
+        return None
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or not _ours(status):
+            logger.warning("Compiling again: others may write the cached artefact of %s", name)
+            return None
+        return wasmtime.Module.deserialize_file(engine.wasmtime, f"/dev/fd/{file}")
+    except wasmtime.WasmtimeError as error:
+        logger.warning("Compiling again: the cached artefact of %s is unusable: %s", name, error)
+        return None
+    finally:
+        os.close(file)
+
+
+def _store(directory: int, artefact: str, module: wasmtime.Module) -> None:
+    temporary = f"{secrets.token_hex(16)}.tmp"
+    try:
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory
+        )
         with os.fdopen(descriptor, "wb") as file:
             file.write(module.serialize())
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, artefact)
+        os.replace(temporary, artefact, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError as error:
         logger.warning("Could not cache a compiled module: %s", error.strerror)
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(temporary, dir_fd=directory)
