@@ -14,6 +14,8 @@ from kserve_wasm.backends.base import GraphSource
 from kserve_wasm.errors import ModelLoadError
 
 MODULE = "model.wasm"
+_ENCODINGS = {".onnx": "onnx"}
+"""WASI-NN's names of the formats that a file's name tells."""
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
 
@@ -122,18 +124,21 @@ def _graphs(base: Path, artifact: Artifact, overrides: Overrides) -> tuple[Graph
                 )
             graphs[entry.name] = replace(embedded, options={**embedded.options, **entry.options})
             continue
-        if entry.path is None or entry.encoding is None:
+        if entry.path is None:
             known = ", ".join(f"'{g}'" for g in graphs) or "none"
             overrides.fail(
                 where,
-                f"the .wasm file carries no graph '{entry.name}', only: {known}; give path and encoding",
+                f"the .wasm file carries no graph '{entry.name}', only: {known}; give the path of its file",
             )
+        encoding = entry.encoding or _ENCODINGS.get(Path(entry.path).suffix)
+        if encoding is None:
+            overrides.fail(where, f"the encoding of '{entry.path}' is missing, such as encoding: onnx")
         path = _file(base, entry.path, overrides, (*where, "path"))
         weights = (
             None if entry.weights is None else _file(base, entry.weights, overrides, (*where, "weights"))
         )
         graphs[entry.name] = GraphSource(
-            entry.name, entry.encoding, path=path, weights=weights, options=entry.options
+            entry.name, encoding, path=path, weights=weights, options=entry.options
         )
     return tuple(graphs.values())
 

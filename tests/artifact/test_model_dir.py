@@ -36,6 +36,7 @@ def test_manifest_gives_the_configuration(tmp_path):
 def test_model_yaml_has_the_last_word(tmp_path):
     write(tmp_path / "model.wasm", MODEL)
     write(tmp_path / "graphs" / "side.onnx", b"onnx")
+    write(tmp_path / "graphs" / "side", b"onnx")
     write(
         tmp_path / "model.yaml",
         b"""
@@ -43,7 +44,8 @@ name: other
 inputs: []
 graphs:
   - {name: default, options: {prepacking: true}}
-  - {name: side, path: graphs/side.onnx, encoding: onnx}
+  - {name: side, path: graphs/side.onnx}
+  - {name: plain, path: graphs/side, encoding: onnx}
 batching: {b: 3}
 limits: {memory: 1Mi}
 """,
@@ -52,13 +54,14 @@ limits: {memory: 1Mi}
     assert (config.name, config.version, config.inputs, config.outputs) == ("other", "5", (), (SPEC,))
     assert config.limits.memory == 2**20
     assert config.batching == {"a": 1, "b": 3}
-    assert [(g.name, dict(g.options)) for g in config.graphs] == [
-        ("default", {"intra_op_threads": 1, "prepacking": True}),
-        ("side", {}),
+    assert [(g.name, g.encoding, dict(g.options)) for g in config.graphs] == [
+        ("default", "onnx", {"intra_op_threads": 1, "prepacking": True}),
+        ("side", "onnx", {}),
+        ("plain", "onnx", {}),
     ]
     assert config.graphs[1].path == tmp_path / "graphs" / "side.onnx"
     assert config.raw["name"] == "other"
-    assert [g["name"] for g in config.raw["graphs"]] == ["default", "side"]
+    assert [g["name"] for g in config.raw["graphs"]] == ["default", "side", "plain"]
 
 
 def test_a_plain_module_takes_the_servers_name(tmp_path):
@@ -123,7 +126,14 @@ def _files(tmp_path, **files):
             {"model_wasm": CODE, "model_yaml": b"graphs:\n- {name: g, encoding: onnx, path: g.onnx}"},
             r"there is no file 'g.onnx'",
         ),
-        ({"model_wasm": CODE, "model_yaml": b"graphs: [{name: g}]"}, "carries no graph 'g'"),
+        (
+            {"model_wasm": CODE, "model_yaml": b"graphs: [{name: g}]"},
+            "carries no graph 'g', only: none; give the path",
+        ),
+        (
+            {"model_wasm": CODE, "model_yaml": b"graphs: [{name: g, path: g.bin}]"},
+            "the encoding of 'g.bin' is missing",
+        ),
         (
             {"model_wasm": MODEL, "model_yaml": b"graphs: [{name: default, path: x.onnx}]"},
             "only its options can be given",

@@ -64,6 +64,20 @@ def test_an_index_out_of_bounds_is_the_requests_fault() -> None:
         opened(models.gather()).run(inputs)
 
 
+def test_sizes_that_differ_where_the_graph_names_them_alike_are_the_requests_fault() -> None:
+    graph = opened(models.add_and_subtract())
+    a, b = (Tensor.from_numpy(np.ones((n, 3), np.float32)) for n in (2, 4))
+    with pytest.raises(InvalidRequest, match=r"^graph 'g': 'n' is 2 in 'a' and 4 in 'b'$"):
+        graph.run({"a": a, "b": b})
+
+
+def test_sizes_may_differ_where_the_graph_can_run_so() -> None:
+    one = Tensor.from_numpy(np.ones((1, 3), np.float32))
+    two = Tensor.from_numpy(np.ones((2, 3), np.float32))
+    total = opened(models.add_and_subtract()).run({"a": one, "b": two})["sum"].numpy()
+    np.testing.assert_array_equal(total, np.full((2, 3), 2, np.float32))
+
+
 def test_an_output_that_is_no_tensor_is_refused_when_it_is_opened() -> None:
     node = helper.make_node("SequenceConstruct", ["x"], ["y"])
     model = models.model([node], {"x": ("FP32", ["n"])}, {"y": ("FP32", ["n"])})

@@ -288,9 +288,10 @@ def test_a_signal_in_the_middle_leaves_nothing_behind(number, status, tmp_path):
     with (tmp_path / "holes").open("wb") as holes:
         holes.truncate(1 << 30)
     before = sorted(p.name for p in tmp_path.iterdir())
-    process = subprocess.Popen(
-        [*CLI, "convert", model, "-o", tmp_path / "model.wasm"], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+    # A shell starts background jobs with SIGINT ignored, and children inherit that.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [*CLI[:2], heed + CLI[2], "convert", model, "-o", tmp_path / "model.wasm"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list(tmp_path.glob(".model.wasm.*.part")):
         time.sleep(0.005)
     os.kill(process.pid, number)

@@ -95,6 +95,7 @@ class OnnxGraph:
         except DeadlineExceeded:
             raise
         except Exception as error:
+            self._check_symbols(inputs)
             kind = InvalidRequest if isinstance(error, InvalidArgument) else BackendError
             got = ", ".join(f"{name} {t.dtype} {list(t.shape)}" for name, t in inputs.items())
             takes = ", ".join(f"{s.name} {s.dtype} {s.v2_shape}" for s in self.inputs)
@@ -123,6 +124,21 @@ class OnnxGraph:
                 array = array.copy()
             feeds[spec.name] = array
         return feeds
+
+    def _check_symbols(self, inputs: Mapping[str, Tensor]) -> None:
+        """Raises InvalidRequest where dimensions of one symbol differ in size: after a failure, that is the cause."""
+        seen: dict[str, tuple[int, str]] = {}
+        for spec in self.inputs:
+            for symbol, size in zip(
+                spec.shape, inputs[spec.name].shape, strict=False
+            ):  # unranked: no symbols
+                if not isinstance(symbol, str):
+                    continue
+                first, name = seen.setdefault(symbol, (size, spec.name))
+                if size != first:
+                    raise InvalidRequest(
+                        f"graph '{self.name}': '{symbol}' is {first} in '{name}' and {size} in '{spec.name}'"
+                    )
 
     def _run_until(self, deadline: float, session: Any, feeds: dict[str, npt.NDArray[Any]]) -> list[Any]:
         if time.monotonic() >= deadline:
