@@ -7,11 +7,13 @@ holds its children in a :class:`ModelMetrics`.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter as Multiset
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, ClassVar
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -49,8 +51,19 @@ COMPILE_SECONDS = Histogram(
     _MODEL,
     buckets=_LOAD,
 )
-IN_FLIGHT = Gauge("kserve_wasm_requests_in_flight", "Requests accepted and not yet answered", _MODEL)
-QUEUE_DEPTH = Gauge("kserve_wasm_queue_depth", "Requests that wait for a worker", _MODEL)
+IN_FLIGHT = Gauge(
+    "kserve_wasm_requests_in_flight",
+    "Requests accepted and not yet answered",
+    _MODEL,
+    multiprocess_mode="livesum",
+)
+QUEUE_DEPTH = Gauge(
+    "kserve_wasm_queue_depth", "Requests that wait for a worker", _MODEL, multiprocess_mode="livesum"
+)
+
+_IN_FILES = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+"""Whether prometheus_client keeps values in files that several workers share: it asks no functions then, and removes no
+series."""
 
 _ALL = (
     REQUESTS,
@@ -161,6 +174,23 @@ class Statistics:
             }
 
 
+def add_statistics(snapshots: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Sum snapshots of one version that several processes counted; the latest ``last_inference`` counts."""
+    total = dict(snapshots[0])
+    for key, value in total.items():
+        values = [snapshot[key] for snapshot in snapshots]
+        if isinstance(value, dict):
+            total[key] = add_statistics(values)
+        elif key == "batch_stats":
+            batches: dict[int, list[dict[str, Any]]] = {}
+            for batch in chain.from_iterable(values):
+                batches.setdefault(batch["batch_size"], []).append(batch)
+            total[key] = [{**add_statistics(batches[size]), "batch_size": size} for size in sorted(batches)]
+        elif isinstance(value, int):
+            total[key] = max(values) if key == "last_inference" else sum(values)
+    return total
+
+
 def _compute_snapshot(batch: _Batch) -> dict[str, Any]:
     return {
         "compute_input": batch.compute_input.snapshot(),
@@ -218,6 +248,7 @@ class ModelMetrics:
 
     _holders: ClassVar[Multiset[tuple[str, str]]] = Multiset()
     _holders_lock = threading.Lock()
+    _watched: ClassVar[dict[tuple[str, str], tuple[Callable[[], float], Callable[[], float]]]] = {}
 
     def __init__(self, model: str, version: str, predict: Callable[[float], None] | None = None) -> None:
         """Make the metrics of one model version.
@@ -253,6 +284,19 @@ class ModelMetrics:
         """Name the functions that a scrape asks for the requests in flight and in the queue."""
         IN_FLIGHT.labels(*self._labels).set_function(in_flight)
         QUEUE_DEPTH.labels(*self._labels).set_function(queue_depth)
+        self._watched[self._labels] = (in_flight, queue_depth)
+
+    @classmethod
+    def refresh(cls) -> None:
+        """Write what the watched functions say to where the other workers read it."""
+        for labels, (in_flight, queue_depth) in list(cls._watched.items()):
+            IN_FLIGHT.labels(*labels).set(in_flight())
+            QUEUE_DEPTH.labels(*labels).set(queue_depth())
+
+    @classmethod
+    def holds(cls, model: str, version: str) -> bool:
+        """Tell whether this process counts that version, and :meth:`remove` has not ended it."""
+        return (model, version) in cls._holders
 
     def remove(self) -> None:
         """Take the series out of the exposition, unless a newer load of the version counts them."""
@@ -264,6 +308,11 @@ class ModelMetrics:
             if self._holders[self._labels]:
                 return
             del self._holders[self._labels]
+            self._watched.pop(self._labels, None)
+            if _IN_FILES:
+                IN_FLIGHT.labels(*self._labels).set(0)
+                QUEUE_DEPTH.labels(*self._labels).set(0)
+                return
             for metric in _ALL:
                 metric.remove_by_labels(dict(zip(_MODEL, self._labels, strict=True)))
 

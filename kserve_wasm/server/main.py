@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kserve_wasm.artifact import ModelConfig, find_model_dirs, is_model_dir, load_model_dir
 from kserve_wasm.errors import ModelLoadError
-from kserve_wasm.server.settings import Settings, make_parser, parse_settings
+from kserve_wasm.server.settings import Settings, count_workers, make_parser, parse_settings
+from kserve_wasm.server.workers import WORKER, supervise
 
 if TYPE_CHECKING:
+    from kserve_wasm.artifact import ModelConfig
     from kserve_wasm.guest.pool import GuestPool
     from kserve_wasm.model import WasmModel
 
@@ -33,6 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status; see :meth:`kserve_wasm.server.server.WasmModelServer.start`.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    worker = None
+    if WORKER in os.environ:
+        from kserve_wasm.server.worker import Worker
+
+        worker = Worker()
+    elif (workers := count_workers(argv)) > 1:
+        return supervise(workers, argv)
     # The SDK parses sys.argv when it is imported: it must see the same flags, and no subcommand before them.
     sys.argv = [sys.argv[0], *argv]
     import kserve.model_server
@@ -42,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.sdk.configure_logging:
         _configure_logging(settings.sdk.log_config_file)
 
+    from kserve_wasm.artifact import load_model_dir
     from kserve_wasm.guest.pool import GuestPool
     from kserve_wasm.server.repository import WasmModelRepository
     from kserve_wasm.server.server import WasmModelServer
@@ -55,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     repository = WasmModelRepository(
         settings.model_dir, partial(_open_model, settings, GuestPool()), load_model_dir, single
     )
-    return WasmModelServer(repository, settings).start()
+    return WasmModelServer(repository, settings, worker).start()
 
 
 def _wait_for_mount(directory: Path) -> None:
@@ -71,6 +80,8 @@ def _wait_for_mount(directory: Path) -> None:
 
 def _single(settings: Settings) -> str | None:
     """Choose the name of the one model, or None where ``--model_dir`` holds a directory for each of many."""
+    from kserve_wasm.artifact import find_model_dirs, is_model_dir, load_model_dir
+
     directory = settings.model_dir
     if (
         directory.is_dir()

@@ -152,19 +152,28 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
         """Whether a model is being loaded."""
         return bool(self._loading)
 
-    async def load_models(self) -> None:
-        """Load every model of the directory; what fails is logged and stands in the index.
+    async def load_models(self, names: Sequence[str] | None = None) -> Sequence[str]:
+        """Load models; what fails is logged and stands in the index.
+
+        Args:
+            names: which; every model of the directory when None.
+
+        Returns:
+            Which those are.
 
         Raises:
             ModelLoadError: the directory is that of one model, and that failed.
         """
-        if self._single is not None:
-            await self.load(self._single)
-            return
-        self._wanted.update(self._names())
-        for name in sorted(self._wanted):
-            # Their failures are logged and kept where they happen.
-            await asyncio.gather(self.load(name), return_exceptions=True)
+        if names is None:
+            names = self._names()
+        self._wanted.update(names)
+        for name in sorted(names):
+            if name == self._single:
+                await self.load(name)
+            else:
+                # Their failures are logged and kept where they happen.
+                await asyncio.gather(self.load(name), return_exceptions=True)
+        return names
 
     async def load(self, name: str) -> None:
         """Load a model, or load it again; a second caller for the same name joins the first.

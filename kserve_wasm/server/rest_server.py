@@ -60,15 +60,21 @@ class WasmRESTServer(RESTServer):  # type: ignore[misc]  # the SDK has no types
         )
         self._server = _Server(self.config)
 
-    def bind(self) -> int:
-        """Take the port, before anything else starts; raises OSError when it cannot be had.
+    def bind(self, port: int, shared: bool = False) -> int:
+        """Listen, before anything else starts; raises OSError when the port cannot be had.
+
+        Args:
+            port: where; 0 takes a free port.
+            shared: other workers listen on the same port.
 
         Returns:
-            The port: another than the settings' where that is 0.
+            The port.
         """
-        host, port = self.config.host, self.config.port
+        host = self.config.host
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=self.config.backlog)
+        self._socket = socket.create_server(
+            (host, port), family=family, backlog=self.config.backlog, reuse_port=shared
+        )
         return int(self._socket.getsockname()[1])
 
     async def serve(self) -> None:

@@ -18,10 +18,12 @@ import kserve
 from kserve_wasm.errors import WasmServingError
 from kserve_wasm.server.dataplane import WasmDataPlane
 from kserve_wasm.server.grpc.server import make_server
+from kserve_wasm.server.peers import Alone
 from kserve_wasm.server.repository import WasmModelRepository
 from kserve_wasm.server.rest.context import RestContext
 from kserve_wasm.server.rest_server import WasmRESTServer
 from kserve_wasm.server.settings import Settings
+from kserve_wasm.server.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +34,12 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
     Args:
         repository: where the models are.
         settings: how to serve them.
+        worker: this process's place among several workers; None when it is alone.
     """
 
-    def __init__(self, repository: WasmModelRepository, settings: Settings) -> None:
+    def __init__(
+        self, repository: WasmModelRepository, settings: Settings, worker: Worker | None = None
+    ) -> None:
         sdk = settings.sdk
         super().__init__(
             http_port=settings.http_port,
@@ -55,14 +60,21 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
         self._repository = repository
         self._settings = settings
         self.dataplane = WasmDataPlane(repository)
+        self._worker = worker
+        self._peers = worker or Alone(repository)
+        if worker is not None:
+            # The SDK's own, which is added later, knows this process's numbers alone.
+            kserve.model_server.app.add_api_route("/metrics", worker.metrics)
         self._rest = WasmRESTServer(
-            RestContext(repository, settings.max_request_bytes),
+            RestContext(repository, self._peers, settings.max_request_bytes),
             self.dataplane,
             self.model_repository_extension,
             # The SDK's constructor moves the default port to 8443 when it serves HTTPS.
             replace(settings, http_port=self.http_port),
         )
         self._end: asyncio.Future[tuple[int, float]] | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._rpc: grpc.aio.Server | None = None
 
     def start(self, models: Sequence[Any] = ()) -> int:
         """Serve until a signal ends it; ``models`` are served beside the repository's.
@@ -90,36 +102,62 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
             # Who presses Ctrl+C has no load balancer that must hear of it first.
             self._end.set_result((0, 0.0 if sig == signal.SIGINT else self._settings.drain_seconds))
 
+    def fail(self) -> None:
+        """Begin to stop because the server cannot do its work; the exit status will be 1."""
+        if self._end is not None and not self._end.done():
+            self._end.set_result((1, 0.0))
+
+    async def listen(self, http_port: int, grpc_port: int | None) -> tuple[int, int | None]:
+        """Listen for both protocols.
+
+        Returns:
+            The ports: those given, or free ones in place of 0.
+
+        Raises:
+            OSError, RuntimeError: a port cannot be had.
+        """
+        http_port = self._rest.bind(http_port, shared=self._worker is not None)
+        if grpc_port is not None:
+            self._rpc, grpc_port = self._bind_grpc(grpc_port)
+        self._serving = asyncio.create_task(self._rest.serve())
+        self._serving.add_done_callback(lambda _: self.fail())
+        if self._rpc is not None:
+            await self._rpc.start()
+        return http_port, grpc_port
+
     async def _run(self, loop: asyncio.AbstractEventLoop) -> int:
         self.setup_event_loop()
         self._end = loop.create_future()
         for sig in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sig, self.stop, sig)
-        try:
-            http_port = self._rest.bind()
-            rpc = self._bind_grpc()
-        except (OSError, RuntimeError) as error:
-            logger.error("cannot listen: %s", error)
-            return 1
-        rest = asyncio.create_task(self._rest.serve())
-        if rpc is not None:
-            await rpc[0].start()
-        logger.info("listening: HTTP port %d, gRPC port %s", http_port, rpc[1] if rpc is not None else "none")
-        load = asyncio.create_task(self._load())
-        ends: set[asyncio.Future[Any]] = {rest, self._end}
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        status, drain = self._end.result() if self._end.done() else (1, 0.0)
+        # The constructor's port is another than the settings' when it serves HTTPS.
+        ports = (self.http_port, self._settings.grpc_port)
+        if self._worker is None:
+            try:
+                http_port, grpc_port = await self.listen(*ports)
+            except (OSError, RuntimeError) as error:
+                logger.error("cannot listen: %s", error)
+                return 1
+            logger.info(
+                "listening: HTTP port %d, gRPC port %s", http_port, "none" if grpc_port is None else grpc_port
+            )
+            work = asyncio.create_task(self._load())
+        else:
+            work = asyncio.create_task(self._worker.work(self, self._repository, self._settings.host, *ports))
+        status, drain = await self._end
 
         self._repository.draining = True
-        logger.info("draining: not ready any more, accepting for another %g s", drain)
-        await asyncio.sleep(drain)
         end = time.monotonic() + self._settings.grace_period
-        self._rest.stop()
-        if rpc is not None:
-            await rpc[0].stop(self._settings.grace_period)
-        await rest
+        if self._serving is not None:
+            logger.info("draining: not ready any more, accepting for another %g s", drain)
+            await asyncio.sleep(drain)
+            end = time.monotonic() + self._settings.grace_period
+            self._rest.stop()
+            if self._rpc is not None:
+                await self._rpc.stop(self._settings.grace_period)
+            await self._serving
         close = asyncio.create_task(self._repository.close())
-        load.cancel()
+        work.cancel()
         # A second more, because closing itself takes a moment where the requests took all of the grace period.
         await asyncio.wait({close}, timeout=max(1.0, end - time.monotonic()))
         if not close.done() or self._repository.loading:
@@ -128,20 +166,19 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
         logger.info("stopped")
         return status
 
-    def _bind_grpc(self) -> tuple[grpc.aio.Server, int] | None:
-        port = self._settings.grpc_port
-        if port is None:
-            return None
+    def _bind_grpc(self, port: int) -> tuple[grpc.aio.Server, int]:
         host = self._settings.host
         sdk = self._settings.sdk
         return make_server(
             self._repository,
+            self._peers,
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
             max_receive=sdk.grpc_max_receive_message_length,
             max_send=sdk.grpc_max_send_message_length,
             log_requests=self._settings.log_requests,
             # The SDK would leave gRPC open beside an HTTPS port.
             tls=_read_tls(self.ssl_keyfile, self.ssl_certfile),
+            shared=self._worker is not None,
         )
 
     async def _load(self) -> None:
@@ -149,8 +186,7 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
             await self._repository.load_models()
         except WasmServingError:
             # Said in the log already. Kubernetes shows the crash loop, and the log's last line why.
-            if self._end is not None and not self._end.done():
-                self._end.set_result((1, 0.0))
+            self.fail()
 
 
 def _read_tls(key: str | None, certificate: str | None) -> tuple[bytes, bytes] | None:

@@ -147,24 +147,30 @@ def make_parser(
     parser.set_defaults(
         model_name=None, grpc_max_receive_message_length=None, grpc_max_send_message_length=-1
     )
-    for flag, names in _ENVIRONMENT.items():
-        given = (environment.get(name, "") for name in names)
-        # Kubernetes sets HTTP_PORT=tcp://… in every pod beside a Service that is named http.
-        value = next((text for text in given if text and not text.startswith("tcp://")), None)
+    for flag in _ENVIRONMENT:
+        value = _from_environment(flag, environment)
         if value is not None:
             # argparse converts text defaults as it converts arguments, errors included.
             parser.set_defaults(**{flag: value})
     return parser
 
 
+def count_workers(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Read ``--workers`` alone, without KServe's parser; 1 where it is wrong, as :func:`parse_settings` then says."""
+    environment = os.environ if environment is None else environment
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--workers", type=int, default=_from_environment("workers", environment) or 1)
+    try:
+        return int(parser.parse_known_args(argv)[0].workers)
+    except argparse.ArgumentError:
+        return 1
+
+
 def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Settings:
     """Read the settings; ends the process with status 2 and a message when one is wrong."""
     args = parser.parse_args(argv)
-    if args.workers != 1:
-        parser.error(
-            f"--workers must be 1, got {args.workers}: one process answers with as many threads as the model asks for "
-            "(instances.workers in model.yaml); for more, raise the number of replicas"
-        )
+    if args.workers < 1:
+        parser.error(f"--workers must be 1 or more, got {args.workers}")
     if args.model_name is None and not args.model_dir.is_dir():
         parser.error(f"--model_dir {args.model_dir} is not a directory; give --model_name to serve one model")
     if args.grpc_max_receive_message_length is None:
@@ -184,6 +190,12 @@ def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Sett
         log_requests=args.log_requests,
         sdk=args,
     )
+
+
+def _from_environment(flag: str, environment: Mapping[str, str]) -> str | None:
+    given = (environment.get(name, "") for name in _ENVIRONMENT[flag])
+    # Kubernetes sets HTTP_PORT=tcp://… in every pod beside a Service that is named http.
+    return next((text for text in given if text and not text.startswith("tcp://")), None)
 
 
 def _boolean(text: str) -> bool:

@@ -189,7 +189,8 @@ def test_a_typo_in_a_flag_ends_the_process_and_is_named(start_server):
 
 
 WRONG_FLAGS = {
-    "--workers=2": "raise the number of replicas",
+    "--workers=0": "must be 1 or more",
+    "--workers=two": "invalid int value",
     "--drain=1": "unrecognized arguments: --drain=1",
     "--grace_period=-1": "expected 0 or more",
     "--drain_seconds=soon": "expected a number",

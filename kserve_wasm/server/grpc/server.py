@@ -12,26 +12,31 @@ from kserve_wasm.server.grpc.health import Health
 from kserve_wasm.server.grpc.inference import Inference
 from kserve_wasm.server.grpc.messages import HEALTH, INFERENCE, POOL
 from kserve_wasm.server.grpc.service import Service
+from kserve_wasm.server.peers import Peers
 from kserve_wasm.server.repository import WasmModelRepository
 
 
 def make_server(
     repository: WasmModelRepository,
+    peers: Peers,
     address: str,
     max_receive: int,
     max_send: int,
     log_requests: bool,
     tls: tuple[bytes, bytes] | None = None,
+    shared: bool = False,
 ) -> tuple[grpc.aio.Server, int]:
     """Make a server that listens on ``address`` and is not started yet.
 
     Args:
         repository: where the models are.
+        peers: all processes that answer on this port.
         address: host and port; port 0 takes a free one.
         max_receive: bytes of the largest message it takes; a larger one ends with RESOURCE_EXHAUSTED.
         max_send: bytes of the largest message it gives; -1 for any size.
         log_requests: write a log line for each inference.
         tls: private key and certificate chain, PEM; None listens without TLS.
+        shared: other workers listen on the same port.
 
     Returns:
         The server and its port.
@@ -44,11 +49,11 @@ def make_server(
             ("grpc.max_receive_message_length", max_receive),
             ("grpc.max_send_message_length", max_send),
             # Two servers on one port would take each other's requests without a word.
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(shared)),
         ]
     )
     inference = Inference(repository, log_requests)
-    methods = Service(repository).handlers()
+    methods = Service(repository, peers).handlers()
     methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(inference.infer)
     methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(inference.stream)
     server.add_generic_rpc_handlers(

@@ -13,6 +13,7 @@ from kserve_wasm.errors import InvalidRequest
 from kserve_wasm.server.grpc.messages import INFERENCE, message
 from kserve_wasm.server.grpc.status import abort, status_of
 from kserve_wasm.server.metadata import model_config, model_metadata, server_metadata
+from kserve_wasm.server.peers import Peers
 from kserve_wasm.server.repository import WasmModelRepository
 
 
@@ -21,10 +22,12 @@ class Service:
 
     Args:
         repository: where the models are.
+        peers: all processes that answer on this port.
     """
 
-    def __init__(self, repository: WasmModelRepository) -> None:
+    def __init__(self, repository: WasmModelRepository, peers: Peers) -> None:
         self._repository = repository
+        self._peers = peers
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """Make the handler of each method, by its name."""
@@ -68,24 +71,19 @@ class Service:
         else:
             self._repository.find(request.name)
             models = [model for model in self._repository.served() if model.name == request.name]
-        return {
-            "model_stats": [
-                {"name": model.name, "version": model.version, **model.statistics.snapshot()}
-                for model in models
-            ]
-        }
+        return {"model_stats": await self._peers.statistics(models)}
 
     async def _repository_index(self, request: Any) -> dict[str, Any]:
         return {"models": self._repository.index(request.ready)}
 
     async def _load(self, request: Any) -> dict[str, Any]:
         name = _model_name(request)
-        await self._repository.load(name)
+        await self._peers.load(name)
         return {"model_name": name, "is_loaded": True}
 
     async def _unload(self, request: Any) -> dict[str, Any]:
         name = _model_name(request)
-        await self._repository.unload(name)
+        await self._peers.unload(name)
         return {"model_name": name, "is_unloaded": True}
 
 

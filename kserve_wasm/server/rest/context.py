@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kserve_wasm.server.peers import Peers
     from kserve_wasm.server.repository import WasmModelRepository
 
 MAX_REQUEST_BYTES = 256 << 20
@@ -18,8 +19,10 @@ class RestContext:
 
     Attributes:
         repository: the models.
+        peers: all processes that answer on this port.
         max_request_bytes: the largest body that is accepted, as it comes and decompressed.
     """
 
     repository: WasmModelRepository
+    peers: Peers
     max_request_bytes: int = MAX_REQUEST_BYTES

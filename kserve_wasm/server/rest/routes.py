@@ -94,11 +94,14 @@ class _Routes:
     async def model_statistics(self, model_name: str, model_version: str | None = None) -> Response:
         found = self._repository.find(model_name, model_version)
         if model_version is not None:
-            return _statistics([found])
-        return _statistics([model for model in self._repository.served() if model.name == found.name])
+            return await self._statistics([found])
+        return await self._statistics([m for m in self._repository.served() if m.name == found.name])
 
     async def all_statistics(self) -> Response:
-        return _statistics(self._repository.served())
+        return await self._statistics(self._repository.served())
+
+    async def _statistics(self, models: Sequence[WasmModel]) -> Response:
+        return _json({"model_stats": await self._context.peers.statistics(models)})
 
     async def index(self, request: Request) -> Response:
         body = _object(await read_body(request, _SMALL_BODY))
@@ -113,11 +116,11 @@ class _Routes:
             raise InvalidRequest(
                 "a load takes no parameters here: the model's configuration is in its directory, not in the request"
             )
-        await self._repository.load(model_name)
+        await self._context.peers.load(model_name)
         return _json({"name": model_name, "load": True})
 
     async def unload(self, model_name: str) -> Response:
-        await self._repository.unload(model_name)
+        await self._context.peers.unload(model_name)
         return _json({"name": model_name, "unload": True})
 
     @closing_if_too_large
@@ -176,12 +179,6 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise InvalidRequest(f"the request must be a JSON object, got {brief(message)}")
     return message
-
-
-def _statistics(models: Sequence[WasmModel]) -> Response:
-    return _json(
-        {"model_stats": [{"name": m.name, "version": m.version, **m.statistics.snapshot()} for m in models]}
-    )
 
 
 def _json(content: Any, status: int = 200) -> Response:
