@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -67,7 +67,8 @@ def read_model_yaml(path: Path) -> Overrides:
     """Reads the ``model.yaml`` at ``path``.
 
     Raises:
-        ModelLoadError: it is not YAML, or a key is unknown or a value is wrong; names the line.
+        ModelLoadError: it is not YAML, or a key is unknown or a value is wrong. The message has a
+            line for each mistake, which names its line in the file.
     """
     try:
         with path.open("rb") as file:
@@ -124,46 +125,6 @@ def _index(node: yaml.Node, where: Where, lines: dict[Where, int], seen: set[int
             _index(item, inner, lines, seen)
 
 
-_KEYS = (
-    "module",
-    "name",
-    "version",
-    "inputs",
-    "outputs",
-    "graphs",
-    "device",
-    "limits",
-    "instances",
-    "parameters",
-    "batching",
-    "nn",
-    "version_policy",  # read by the server: which of a model's versions it serves
-)
-
-
-def _parse(node: Node, lines: Mapping[Where, int]) -> Overrides:
-    fields = node.mapping(_KEYS)
-    device: Device | None = None
-    if "device" in fields:
-        device = "gpu" if fields["device"].choice(("cpu", "gpu")) == "gpu" else "cpu"
-    load_bytes = _nn(fields["nn"]) if "nn" in fields else 0
-    return Overrides(
-        document=node.value,
-        lines=lines,
-        module=fields["module"].text() if "module" in fields else None,
-        name=fields["name"].text(NAME) if "name" in fields else None,
-        version=_version(fields["version"]) if "version" in fields else None,
-        inputs=fields["inputs"].tensor_specs() if "inputs" in fields else None,
-        outputs=fields["outputs"].tensor_specs() if "outputs" in fields else None,
-        graphs=_graphs(fields["graphs"]) if "graphs" in fields else (),
-        device=device,
-        limits=_limits(fields.get("limits"), load_bytes),
-        instances=_instances(fields["instances"]) if "instances" in fields else Instances(),
-        parameters=_parameters(fields["parameters"]) if "parameters" in fields else {},
-        batching=fields["batching"].free() if "batching" in fields else {},
-    )
-
-
 def _version(node: Node) -> str:
     """``version: 3`` is an integer to YAML; 1.10 would be 1.1 and has to be quoted."""
     if type(node.value) is int:
@@ -190,43 +151,10 @@ def _graphs(node: Node) -> tuple[GraphOverride, ...]:
     return tuple(graphs.values())
 
 
-def _limits(node: Node | None, load_bytes: int) -> Limits:
-    if node is None:
-        return Limits(load_bytes=load_bytes)
-    fields = node.mapping(("memory", "table_elements", "handles", "tensor_bytes", "log_bytes", "timeout"))
-    values: dict[str, Any] = {}
-    if "memory" in fields:
-        values["memory"] = fields["memory"].size(_WASM32)
-    for key in ("table_elements", "handles"):
-        if key in fields:
-            values[key] = fields[key].integer(0, _WASM32 - 1)
-    for key in ("tensor_bytes", "log_bytes"):
-        if key in fields:
-            values[key] = fields[key].size()
-    if "timeout" in fields:
-        values["timeout"] = fields["timeout"].seconds()
-    return Limits(load_bytes=load_bytes, **values)
-
-
-def _instances(node: Node) -> Instances:
-    fields = node.mapping(("reuse", "workers", "queue", "inline"))
-    values: dict[str, Any] = {}
-    if "reuse" in fields:
-        values["reuse"] = fields["reuse"].boolean()
-    if "inline" in fields:
-        values["inline"] = fields["inline"].boolean()
-    if "workers" in fields:
-        values["workers"] = fields["workers"].integer(0, 1024)
-    if "queue" in fields:
-        values["queue"] = fields["queue"].integer(0, 2**31)
-    return Instances(**values)
-
-
 def _nn(node: Node) -> int:
     """Bytes that WASI-NN ``load`` takes."""
-    fields = node.mapping(("allow_load", "max_load_bytes"))
-    size = fields["max_load_bytes"].size() if "max_load_bytes" in fields else NN_LOAD_BYTES
-    return size if "allow_load" in fields and fields["allow_load"].boolean() else 0
+    fields = _read(node, _NN)
+    return int(fields.get("max_load_bytes", NN_LOAD_BYTES)) if fields.get("allow_load") else 0
 
 
 def _parameters(node: Node) -> dict[str, str]:
@@ -243,3 +171,58 @@ def _parameters(node: Node) -> dict[str, str]:
         else:
             value.fail("expected text, a number, true or false")
     return found
+
+
+_Readers = Mapping[str, Callable[[Node], Any]]
+
+_LIMITS: _Readers = {
+    "memory": lambda node: node.size(_WASM32),
+    "table_elements": lambda node: node.integer(0, _WASM32 - 1),
+    "handles": lambda node: node.integer(0, _WASM32 - 1),
+    "tensor_bytes": Node.size,
+    "log_bytes": Node.size,
+    "timeout": Node.seconds,
+}
+_INSTANCES: _Readers = {
+    "reuse": Node.boolean,
+    "inline": Node.boolean,
+    "workers": lambda node: node.integer(0, 1024),
+    "queue": lambda node: node.integer(0, 2**31),
+}
+_NN: _Readers = {"allow_load": Node.boolean, "max_load_bytes": Node.size}
+_MODEL: _Readers = {
+    "module": Node.text,
+    "name": lambda node: node.text(NAME),
+    "version": _version,
+    "inputs": Node.tensor_specs,
+    "outputs": Node.tensor_specs,
+    "graphs": _graphs,
+    "device": lambda node: node.choice(("cpu", "gpu")),
+    "limits": lambda node: _read(node, _LIMITS),
+    "instances": lambda node: Instances(**_read(node, _INSTANCES)),
+    "parameters": _parameters,
+    "batching": Node.free,
+    "nn": _nn,
+    "version_policy": lambda node: node.value,  # the server's to read: which versions it serves
+}
+
+
+def _read(node: Node, readers: _Readers) -> dict[str, Any]:
+    """What ``readers`` make of a mapping's values. Raises ModelLoadError with all mistakes, a line for each."""
+    values, mistakes = {}, []
+    for key in node.names():
+        try:
+            child = node.field(key, readers)
+            values[key] = readers[key](child)
+        except ModelLoadError as error:  # noqa: PERF203
+            mistakes.append(str(error))
+    if mistakes:
+        raise ModelLoadError("\n".join(mistakes))
+    return values
+
+
+def _parse(node: Node, lines: Mapping[Where, int]) -> Overrides:
+    values = _read(node, _MODEL)
+    values.pop("version_policy", None)
+    limits = Limits(load_bytes=values.pop("nn", 0), **values.pop("limits", {}))
+    return Overrides(document=node.value, lines=lines, limits=limits, **values)

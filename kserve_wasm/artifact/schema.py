@@ -50,14 +50,21 @@ class Node:
 
     def mapping(self, allowed: Collection[str], required: Collection[str] = ()) -> dict[str, Node]:
         """The values by key; unknown and missing keys fail."""
-        value = self._expect(dict)
-        for key in value:
-            if key not in allowed:
-                self.fail(f"unknown key {_show(key)}; the keys here are {', '.join(allowed)}")
+        fields = {key: self.field(key, allowed) for key in self.names()}
         for key in required:
-            if key not in value:
+            if key not in fields:
                 self.fail(f"the key '{key}' is missing")
-        return {key: self.child(key) for key in value}
+        return fields
+
+    def names(self) -> list[str]:
+        """The keys of a mapping."""
+        return list(self._expect(dict))
+
+    def field(self, key: str, allowed: Collection[str]) -> Node:
+        """The value below a key of a mapping, which must be one of ``allowed``."""
+        if key not in allowed:
+            self.fail(f"unknown key {_show(key)}; the keys here are {', '.join(allowed)}")
+        return self.child(key)
 
     def items(self) -> list[Node]:
         """The values of a list."""

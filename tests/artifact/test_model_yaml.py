@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import pytest
@@ -132,6 +133,19 @@ def test_graphs_of_the_guests_own_are_loaded_only_where_it_is_allowed(nn, load_b
 def test_what_is_wrong_is_named_with_its_line_and_key(text, message):
     with pytest.raises(ModelLoadError, match=message):
         parse_model_yaml(text.encode())
+
+
+def test_every_mistake_has_a_line():
+    text = b"nme: x\nname: a/b\nlimits:\n  memory: lots\n  handles: -1\ndevice: tpu\nversion: 3\n"
+    with pytest.raises(ModelLoadError) as caught:
+        parse_model_yaml(text)
+    assert [re.split("; |: expected", line)[0] for line in str(caught.value).split("\n")] == [
+        "model.yaml, line 1: unknown key 'nme'",
+        "model.yaml, line 2, name",
+        "model.yaml, line 4, limits.memory",
+        "model.yaml, line 5, limits.handles",
+        "model.yaml, line 6, device",
+    ]
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\xff", b"[" * 5000, b"a: " * 5000, b"\x80abc"])
