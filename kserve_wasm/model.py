@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -148,21 +149,15 @@ class WasmModel(Model):  # type: ignore[misc]
             WasmServingError: see :mod:`kserve_wasm.errors`.
         """
         answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Outcome) -> None:
-            if answer.done():
-                return
-            if isinstance(outcome, InferenceResponse):
-                answer.set_result(outcome)
-            else:
-                answer.set_exception(outcome)
-
-        submission = self.submit(request, deadline, done)
+        submission = self.submit(request, deadline, partial(_settle, answer))
         try:
             return await answer
         except asyncio.CancelledError:
             submission.cancel()
             raise
+        finally:
+            # An error's traceback holds this frame, the frame the future, and the future the error.
+            del answer, request, submission
 
     async def predict(
         self, payload: dict[str, Any] | InferRequest, headers: dict[str, str] | None = None
@@ -207,8 +202,9 @@ class Submission:
     def cancel(self) -> None:
         """The client is gone: a waiting request is not run, and the outcome of a running one is dropped."""
         self._cancelled = True
-        if self._job is not None:
-            self._model._lane.discard(self._job)
+        job = self._job
+        if job is not None:
+            self._model._lane.discard(job)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -241,10 +237,11 @@ class Submission:
         self._timer = self._loop.call_later(self._deadline - time.monotonic(), self._expire)
 
     def _expire(self) -> None:
-        if self._job is not None and self._model._lane.discard(self._job):
+        job = self._job
+        if job is not None and self._model._lane.discard(job):
             error = DeadlineExceeded("the deadline passed while the request waited for a worker")
             self._deliver(error)
-            self._count(error, time.monotonic_ns() - int(self._job.queued_at * 1e9))
+            self._count(error, time.monotonic_ns() - int(job.queued_at * 1e9))
 
     def _run(self) -> None:
         """On a pool thread."""
@@ -254,6 +251,8 @@ class Submission:
         self._answer(outcome)
         self._count(outcome, int(waited * 1e9))
         self._model._pace.ran_on_thread(self._timing.total * 1e-9, shapes_of(self._request))
+        # A job holds this method, and so its request: the tensors would wait for the cycle collector.
+        self._job = None
 
     def _infer(self, deadline: float) -> Outcome:
         start = time.monotonic_ns()
@@ -289,6 +288,15 @@ class Submission:
             self._timer.cancel()
         if not self._cancelled:
             self._done(outcome)
+
+
+def _settle(answer: asyncio.Future[InferenceResponse], outcome: Outcome) -> None:
+    if answer.done():
+        return
+    if isinstance(outcome, InferenceResponse):
+        answer.set_result(outcome)
+    else:
+        answer.set_exception(outcome)
 
 
 def shapes_of(request: InferenceRequest) -> Shapes:
