@@ -110,8 +110,8 @@ def test_a_model_that_was_always_quick_cannot_hold_the_server_with_one_slow_requ
         assert ask(session, moody, "honest", [5]).status_code == 200
         alive += 1
     assert answers == [504, 504]
-    # A second of two spinning guests: a server that they held would have answered once or twice.
-    assert alive >= 10, alive
+    # A server that the two guests held for their second would have answered once.
+    assert alive >= 3, alive
 
 
 # Runs its graph; when that fails it says so in its own words, and does not pass the failure on.
@@ -185,7 +185,7 @@ def test_a_model_whose_guests_all_hang_does_not_stop_another(moody: Server) -> N
     while any(thread.is_alive() for thread in hang):
         assert ask(session, moody, "honest", [8]).status_code == 200
         answered += 1
-    assert answered >= 10
+    assert answered >= 3
 
 
 def test_a_gone_clients_waiting_request_is_not_run(moody: Server, tmp_path: Path) -> None:
