@@ -141,6 +141,10 @@ def ask(http_port: int, grpc_port: int) -> bool:
     files = dict(samples.samples())
     right = 0
 
+    print(
+        f"asking   about {len(files)} files of many kinds, found on this machine or made by "
+        f"examples/magika/samples.py; {len(files.keys() & set(SHOWN))} of them:"
+    )
     print()
     print(ROW.format("file", "bytes", "answer", "score", "magika says", "REST ms", "gRPC ms"))
     for name, data in files.items():
@@ -155,7 +159,7 @@ def ask(http_port: int, grpc_port: int) -> bool:
 
     print()
     print(
-        f"{right} of {len(files)} files were answered as magika's own package answers, over REST and over gRPC"
+        f"{right} of all {len(files)} files were answered as magika's own package answers, over REST and over gRPC"
     )
     for protocol, asker in (("REST", rest), ("gRPC", grpc)):
         milliseconds = asker(*files.values())[2]

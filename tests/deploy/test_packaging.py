@@ -43,7 +43,7 @@ def canonical(name: str) -> str:
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("kserve_wasm", ("convert",)), ("tests", ("convert", "test")), ("examples", ("convert", "test"))],
+    [("kserve_wasm", ("convert",)), ("tests", ("test",)), ("examples", ("demo",)), ("hack", ("test",))],
 )
 def test_whatever_is_imported_is_a_dependency(folder: str, extras: tuple[str, ...]) -> None:
     # What another package happens to bring along may be gone with its next release.
@@ -62,7 +62,7 @@ def test_whatever_is_imported_is_a_dependency(folder: str, extras: tuple[str, ..
 def test_the_lock_pins_every_direct_dependency_with_hashes() -> None:
     entries = re.finditer(r"^([\w.-]+)==.*\\\n((?: +--hash=.*\n)+)", LOCK, re.M)
     pins = {canonical(entry[1]): entry[2] for entry in entries}
-    asked = requirements("convert", "cuda", "lint", "ray", "test")
+    asked = requirements("convert", "cuda", "demo", "lint", "ray", "test")
     assert asked <= pins.keys()
     assert all("--hash=sha256:" in hashes for hashes in pins.values())
     assert all(re.match(r"[\w.-]+==", line) for line in re.findall(r"^[^\s#].*", LOCK, re.M))
@@ -73,7 +73,7 @@ def test_the_lock_names_no_registry() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["hack/check", "hack/env", "hack/lock", "hack/test", "hack/test-slow", ".ci/run"]
+    "script", ["hack/check", "hack/demo", "hack/env", "hack/lock", "hack/test", "hack/test-slow", ".ci/run"]
 )
 def test_a_script_is_executable_and_valid_shell(script: str) -> None:
     path = ROOT / script

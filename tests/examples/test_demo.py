@@ -24,9 +24,16 @@ def demo(*arguments: str) -> str:
 
 def test_the_demo_answers_as_magika_does_and_stops_by_itself() -> None:
     printed = demo()
-    (right, asked) = re.findall(r"^(\d+) of (\d+) files were answered as magika", printed, re.MULTILINE)[0]
+    (right, asked) = re.findall(r"^(\d+) of all (\d+) files were answered as magika", printed, re.MULTILINE)[
+        0
+    ]
     assert right == asked
     assert int(asked) >= 60
+    (announced, shown) = re.findall(
+        r"^asking   about (\d+) files .*; (\d+) of them:$", printed, re.MULTILINE
+    )[0]
+    table = printed.partition("gRPC ms\n")[2].partition("\n\n")[0]
+    assert (announced, int(shown)) == (asked, len(table.splitlines()))
     assert "it says 422" in printed
     assert printed.splitlines()[-1] == "stopped  with exit status 0"
 
