@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import os
 import sys
 import threading
 import time
@@ -21,7 +22,8 @@ import wasmtime
 from wasmtime import _ffi as ffi
 
 TICK = 0.010
-"""Seconds between two ticks. A guest is stopped at most two ticks after its deadline."""
+"""Seconds between two ticks. Guest code is stopped at most two ticks after its deadline; but a bulk memory operation
+(``memory.fill``, ``memory.copy``) and a host call are no loop of the guest's, and are finished first."""
 
 PARK_AFTER = 1.0
 """Seconds without a guest after which the ticks end."""
@@ -43,11 +45,18 @@ def ticks(seconds: float) -> int:
 
 
 def start_ticker(engine: wasmtime.Engine) -> Ticker:
-    """The native ticker where the C library has POSIX timers (Linux with glibc or musl), else the Python one."""
+    """The native ticker where the C library has POSIX timers (Linux with glibc or musl), else the Python one.
+
+    It ticks on in processes that fork from this one.
+    """
+    ticker: NativeTicker | ThreadTicker | None = None
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):
-            return NativeTicker(engine)
-    return ThreadTicker(engine)
+            ticker = NativeTicker(engine)
+    if ticker is None:
+        ticker = ThreadTicker(engine)
+    os.register_at_fork(after_in_child=ticker.start)
+    return ticker
 
 
 class _SigEvent(ctypes.Structure):
@@ -84,34 +93,48 @@ class NativeTicker:
     def __init__(self, engine: wasmtime.Engine) -> None:
         # PyDLL: these calls take about a microsecond, less than giving the interpreter lock away and back.
         libc = ctypes.PyDLL(None, use_errno=True)
+        self._create = libc.timer_create
         self._settime = libc.timer_settime
         self._settime.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
         self._engine = engine  # the timer holds a bare pointer to it: the ticker lives as long as the process
-        self._timer = ctypes.c_void_p()
-        event = _SigEvent(
-            value=ctypes.cast(engine.ptr(), ctypes.c_void_p).value,
-            notify=_SIGEV_THREAD,
-            function=ctypes.cast(ffi.dll.wasmtime_engine_increment_epoch, ctypes.c_void_p).value,
-        )
-        if libc.timer_create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(self._timer)) != 0:
-            raise OSError(ctypes.get_errno(), "timer_create")
         nanoseconds = int(TICK * 1e9)
         self._on = _TimerSpec(0, nanoseconds, 0, nanoseconds)
         self._off = _TimerSpec()
         self._inside = 0
         self._entered = 0
+        self.start()
+
+    def start(self) -> None:
+        """Makes timer and thread: a forked process has neither, and its copy of the lock may be held for ever.
+
+        Guests that other threads of the parent were in stay counted, for one may be this thread's.
+        """
+        self._timer = ctypes.c_void_p()
         self._armed = threading.Event()
         self._lock = threading.Lock()
+        event = _SigEvent(
+            value=ctypes.cast(self._engine.ptr(), ctypes.c_void_p).value,
+            notify=_SIGEV_THREAD,
+            function=ctypes.cast(ffi.dll.wasmtime_engine_increment_epoch, ctypes.c_void_p).value,
+        )
+        if self._create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(self._timer)) != 0:
+            raise OSError(ctypes.get_errno(), "timer_create")
+        if self._inside:
+            self._arm()
         threading.Thread(target=self._park, name="wasm-epoch", daemon=True).start()
 
+    def _arm(self) -> None:
+        if not self._timer or self._settime(self._timer, 0, ctypes.addressof(self._on), None) != 0:
+            raise OSError(ctypes.get_errno(), "no timer: deadlines of guests could not be kept")
+        self._armed.set()
+
     def enter(self) -> None:
-        """Arms the timer, if it is not."""
+        """Arms the timer, if it is not. Raises OSError where there is none: no guest may run then."""
         with self._lock:
+            if not self._armed.is_set():
+                self._arm()
             self._inside += 1
             self._entered += 1
-            if not self._armed.is_set():
-                self._settime(self._timer, 0, ctypes.addressof(self._on), None)
-                self._armed.set()
 
     def exit(self) -> None:
         """Counts the guest out."""
@@ -136,8 +159,14 @@ class ThreadTicker:
     def __init__(self, engine: wasmtime.Engine) -> None:
         self._engine = engine
         self._inside = 0
+        self.start()
+
+    def start(self) -> None:
+        """Makes the thread, which a forked process does not have, and the locks that it may have held."""
         self._lock = threading.Lock()
         self._running = threading.Event()
+        if self._inside:
+            self._running.set()
         threading.Thread(target=self._tick, name="wasm-epoch", daemon=True).start()
 
     def _tick(self) -> None:

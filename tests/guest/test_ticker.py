@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import wasmtime
@@ -111,3 +113,71 @@ def test_the_native_clock_does_not_need_the_interpreter_lock(engine: wasmtime.En
 @pytest.mark.parametrize(("seconds", "least"), [(-1.0, 1), (0.0, 1), (0.01, 2), (0.1, 11), (1e300, 10**9)])
 def test_ticks_give_at_least_the_time_asked_for(seconds: float, least: int) -> None:
     assert least <= ticks(seconds) < 2**63
+
+
+FORK = """
+import os, sys, threading
+import pytest, wasmtime
+from kserve_wasm.guest import ticker
+from tests.guest.test_ticker import spin
+
+config = wasmtime.Config()
+config.epoch_interruption = True
+config.parallel_compilation = False  # a pool of compiler threads does not survive a fork
+engine = wasmtime.Engine(config)
+sys.platform = sys.argv[1]
+clock = ticker.start_ticker(engine)
+assert type(clock).__name__ == sys.argv[2]
+clock.enter()
+spin(engine, ticker.ticks(0.02))
+# The worst moment: another thread is inside, and yet another holds the lock.
+threading.Thread(target=clock._lock.acquire).start()
+child = os.fork()
+if child == 0:
+    try:
+        spin(engine, ticker.ticks(0.02))  # the fork happened inside a guest
+        clock.exit()
+        clock.enter()
+        spin(engine, ticker.ticks(0.02))
+        clock.exit()
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="both clocks are there on Linux alone")
+@pytest.mark.parametrize(("platform", "kind"), [("linux", "NativeTicker"), ("other", "ThreadTicker")])
+def test_a_forked_process_keeps_deadlines(platform: str, kind: str) -> None:
+    """Neither threads nor POSIX timers are inherited: without new ones a child's guests would run for ever."""
+    done = subprocess.run(
+        ["timeout", "--signal=KILL", "60", sys.executable, "-c", FORK, platform, kind],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="POSIX timers are Linux's")
+def test_without_a_timer_no_guest_may_run() -> None:
+    """A process may have used up its timers (RLIMIT_SIGPENDING) when it forks."""
+    script = """
+import resource, wasmtime
+from kserve_wasm.guest.ticker import NativeTicker
+clock = NativeTicker(wasmtime.Engine())
+resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, 0))
+for what in (clock.start, clock.enter):
+    try:
+        what()
+    except OSError as error:
+        print(what.__name__, error.strerror)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == [
+        "start timer_create",
+        "enter no timer: deadlines of guests could not be kept",
+    ], done.stderr
