@@ -14,8 +14,8 @@
     ├── DeadlineExceeded                504  DEADLINE_EXCEEDED
     ├── BackendError                    500  INTERNAL            the framework failed to run a graph
     │   └── DeviceUnavailable           503  UNAVAILABLE         asked for a GPU, none there, no fall-back allowed
-    └── ModelLoadError                  503  UNAVAILABLE         the model directory cannot be served
-        └── ArtifactError               503  UNAVAILABLE         … because the ``.wasm`` file is not what it should be
+    └── ModelLoadError                  500  FAILED_PRECONDITION the model directory cannot be served
+        └── ArtifactError               500  FAILED_PRECONDITION … because the ``.wasm`` file is not what it should be
 
 The classes carry the status themselves and do not derive from KServe's: importing ``kserve`` costs about two
 seconds, which the command line and scheduler workers must not pay. :mod:`kserve_wasm.server` answers with these
@@ -138,10 +138,10 @@ class DeviceUnavailable(BackendError):
 
 
 class ModelLoadError(WasmServingError):
-    """The model directory cannot be served."""
+    """The model directory cannot be served: not a status that clients retry on, before someone mends it."""
 
-    http_status = 503
-    grpc_code = "UNAVAILABLE"
+    http_status = 500
+    grpc_code = "FAILED_PRECONDITION"
 
 
 class ArtifactError(ModelLoadError):

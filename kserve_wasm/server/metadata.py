@@ -46,7 +46,7 @@ def model_config(model: WasmModel) -> dict[str, Any]:
     parameters = {
         "version": model.version,
         "abi": config.abi,
-        "digest": config.digest,
+        "code_digest": config.digest,
         "device": config.device,
         "graphs": ", ".join(f"{graph.name} ({graph.encoding})" for graph in config.graphs),
         "timeout_seconds": f"{config.limits.timeout:g}",

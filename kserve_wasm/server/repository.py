@@ -66,6 +66,7 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
         self._single = single
         self._served: dict[str, dict[str, WasmModel]] = {}
         self._reasons: dict[str, dict[str, str]] = {}
+        self._unloaded: set[str] = set()
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._wanted: set[str] = {single} if single is not None else set()
         self._stopping: set[asyncio.Task[None]] = set()
@@ -79,6 +80,18 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
     def ready(self) -> bool:
         """Whether every model that was asked for answers, and the server is not about to stop."""
         return not self.draining and all(self.is_ready(name) for name in self._wanted)
+
+    @property
+    def not_ready_reason(self) -> str:
+        """Why :attr:`ready` is False: the models that do not answer, and why each does not; "" where it is True."""
+        if self.draining:
+            return "the server is about to stop"
+        reasons = []
+        for name in sorted(self._wanted):
+            if not self.is_ready(name):
+                known = "; ".join(self._reasons.get(name, {}).values())
+                reasons.append(f"model '{name}': {'loading' if name in self._loading else known or 'not loaded'}")
+        return ", ".join(reasons)
 
     def find(self, name: str, version: str | None = None) -> WasmModel:
         """Find the model to answer a request with.
@@ -96,7 +109,10 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
             raise self._absent(name)
         model: WasmModel | None = versions.get(version) if version else self.models[name]
         if model is None:
-            raise ModelNotFound(f"model '{name}' has no version '{version}'; served: {', '.join(versions)}")
+            raise ModelNotFound(
+                f"model '{name}' does not serve version '{version}'; served: {', '.join(versions)} "
+                "(version_policy in model.yaml decides; without one, the highest)"
+            )
         if not model.ready:
             raise ModelNotReady(f"model '{name}' is not ready")
         return model
@@ -131,14 +147,17 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
             states = {
                 v: (READY if m.ready else UNAVAILABLE, "") for v, m in self._served.get(name, {}).items()
             }
-            for version, reason in self._reasons.get(name, {}).items():
-                # A version that serves on although its reload failed is ready; the index says what failed.
+            for failed, reason in self._reasons.get(name, {}).items():
+                # A version that serves on although its reload failed is ready; the index says what failed, and of
+                # a directory that could not be read, at the default version.
+                version = failed or next(reversed(states), "")
                 states[version] = (states.get(version, (UNAVAILABLE,))[0], reason)
             if name in self._loading:
                 states = {v: s for v, s in states.items() if s[0] == READY} or {"": (LOADING, "")}
+            absent = "unloaded" if name in self._unloaded else "not loaded"
             rows += [
                 {"name": name, "version": version, "state": state, "reason": reason}
-                for version, (state, reason) in (states or {"": (UNAVAILABLE, "unloaded")}).items()
+                for version, (state, reason) in (states or {"": (UNAVAILABLE, absent)}).items()
                 if state == READY or not ready_only
             ]
         return rows
@@ -198,10 +217,14 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
         """
         if name not in self._served and name not in self._loading:
             self._directory_of(name)
+        if name in self._served or name in self._loading:
+            self._reasons.pop(name, None)
+            self._unloaded.add(name)
+            if not self.draining:
+                logger.info("model %s is unloaded", name)
         self._loading.pop(name, None)
         if name != self._single:
             self._wanted.discard(name)
-        self._reasons.pop(name, None)
         self.models.pop(name, None)
         return self._stop(list(self._served.pop(name, {}).values()))
 
@@ -222,9 +245,9 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
         except Exception as error:
             self._stop(opened)
             if isinstance(error, WasmServingError):
-                logger.error("model %s did not load: %s", name, error)
+                logger.error("model %s did not load from %s: %s", name, directory, error)
             else:
-                logger.exception("model %s did not load", name)
+                logger.exception("model %s did not load from %s", name, directory)
                 error = ModelLoadError(f"model '{name}' did not load; the server's log says why")
             if self._loading.get(name) is asyncio.current_task():
                 self._reasons[name] = {version: str(error)}
@@ -244,6 +267,7 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
 
     def _serve(self, name: str, models: list[WasmModel]) -> None:
         """Serve ``models`` (lowest version first) as ``name``, and stop those served before."""
+        self._unloaded.discard(name)
         before = self._served.get(name, {})
         self._served[name] = {model.version: model for model in models}
         self.models[name] = models[-1]

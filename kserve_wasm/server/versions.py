@@ -34,9 +34,9 @@ def select_versions(configs: Sequence[ModelConfig]) -> list[ModelConfig]:
             missing = chosen - {config.version for config in ordered}
             if missing:
                 raise ModelLoadError(
-                    f"version_policy names version {', '.join(sorted(missing))}, which is not there"
+                    f"model.yaml: version_policy names version {', '.join(sorted(missing))}, which is not there"
                 )
             return [config for config in ordered if config.version in chosen]
     raise ModelLoadError(
-        f"version_policy must be all, latest, {{latest: N}} or {{specific: [1, 3]}}, got {policy!r}"
+        f"model.yaml: version_policy must be all, latest, {{latest: N}} or {{specific: [1, 3]}}, got {policy!r}"
     )

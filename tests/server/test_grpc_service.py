@@ -157,7 +157,7 @@ def test_models_are_loaded_replaced_and_unloaded_at_run_time(start_server, tmp_p
 
         models.write_onnx(onnx_models.mlp(seed=2), root / "mlp" / "1")
         assert code_of(client.get_model_metadata, "mlp") == "StatusCode.UNAVAILABLE"
-        assert index(client)["mlp", ""] == ("UNAVAILABLE", "unloaded")
+        assert index(client)["mlp", ""] == ("UNAVAILABLE", "not loaded")
         client.load_model("mlp")
         assert ask_mlp(client, seed=2) == "1"
 
@@ -168,6 +168,7 @@ def test_models_are_loaded_replaced_and_unloaded_at_run_time(start_server, tmp_p
         assert ("mlp", "1") not in index(client)
 
         client.unload_model("mlp")
+        assert index(client)["mlp", ""] == ("UNAVAILABLE", "unloaded")
         assert code_of(ask_mlp, client, 3) == "StatusCode.UNAVAILABLE"
         assert not client.is_model_ready("mlp")
         assert client.is_server_ready()
@@ -186,7 +187,8 @@ def test_a_load_that_fails_leaves_what_serves_and_says_why(start_server, tmp_pat
     with triton.InferenceServerClient(server.grpc) as client:
         (root / "mlp" / "2").mkdir()
         (root / "mlp" / "2" / "model.wasm").write_bytes(b"no wasm at all")
-        assert code_of(client.load_model, "mlp") == "StatusCode.UNAVAILABLE"
+        # UNAVAILABLE would tell clients to try again, which mends nothing.
+        assert code_of(client.load_model, "mlp") == "StatusCode.FAILED_PRECONDITION"
         assert ask_mlp(client, seed=1) == "1"
         assert client.is_server_ready()
         assert any(name == "mlp" and reason for (name, _), (_, reason) in index(client).items())

@@ -7,9 +7,10 @@ import math
 
 import orjson
 from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from kserve_wasm.errors import QueueFull, WasmServingError
+from kserve_wasm.errors import BackendError, GuestError, QueueFull, WasmServingError
 from kserve_wasm.server.rest.answer import JSON_TYPE, Answer
 
 logger = logging.getLogger(__name__)
@@ -26,8 +27,10 @@ def error_answer(error: BaseException) -> Answer:
         status, message = error.http_status, str(error)
         if isinstance(error, QueueFull):
             headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after))).encode()))
-        # 4xx are the client's affair, and a log line for each would let any client fill the log.
-        logger.log(logging.ERROR if status >= 500 else logging.DEBUG, "%d %s", status, message)
+        # Only what failed here while it ran: a line for everything that a client can ask for (models that are not
+        # there or not loaded, deadlines of a microsecond) would let any client fill the log.
+        level = logging.ERROR if isinstance(error, (GuestError, BackendError)) else logging.DEBUG
+        logger.log(level, "%d %s", status, message)
     else:
         status, message = 500, "internal server error; the server's log says more"
         logger.error("unexpected error while answering a request", exc_info=error)
@@ -46,11 +49,21 @@ async def handle_error(request: Request, error: Exception) -> Response:  # noqa:
     return to_response(error_answer(error))
 
 
+async def handle_http_exception(request: Request, error: Exception) -> Response:
+    """Answer Starlette's own 404 and 405 in the same form: clients look for ``error``, not for ``detail``."""
+    assert isinstance(error, HTTPException)
+    message = f"{error.detail}: {request.method} {request.url.path[:200]}"
+    return Response(
+        orjson.dumps({"error": message}), error.status_code, error.headers, media_type="application/json"
+    )
+
+
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer errors by :func:`error_answer` in every route of ``app``.
+    """Answer errors by :func:`error_answer` in every route of ``app``, and where there is none.
 
     To be called after the SDK has added its handlers: its one for ``Exception`` tells the client the exception's
     type and text, and the last one added stays.
     """
     app.add_exception_handler(WasmServingError, handle_error)
+    app.add_exception_handler(HTTPException, handle_http_exception)
     app.add_exception_handler(Exception, handle_error)

@@ -78,8 +78,9 @@ class _Routes:
         return _json(server_metadata())
 
     async def server_ready(self) -> Response:
-        ready = self._repository.ready
-        return _json({"ready": ready}, 200 if ready else 503)
+        if self._repository.ready:
+            return _json({"ready": True})
+        return _json({"ready": False, "reason": self._repository.not_ready_reason}, 503)
 
     async def model_metadata(self, model_name: str, model_version: str | None = None) -> Response:
         return _json(model_metadata(self._repository, self._repository.find(model_name, model_version)))

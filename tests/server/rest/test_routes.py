@@ -146,7 +146,8 @@ def test_a_model_that_fails_to_load_is_named_with_its_reason(own_server: Server,
     broken.mkdir()
     (broken / "model.wasm").write_bytes(b"\0asm\1\0\0\0junk")
     with http_client(own_server) as client:
-        assert status_of(lambda: client.load_model("broken")) == "503"
+        # 503 would tell clients to try again, which mends nothing.
+        assert status_of(lambda: client.load_model("broken")) == "500"
         (row,) = [row for row in client.get_model_repository_index() if row["name"] == "broken"]
         assert row["state"] == "UNAVAILABLE"
         assert row["reason"]
@@ -154,8 +155,79 @@ def test_a_model_that_fails_to_load_is_named_with_its_reason(own_server: Server,
         assert [
             row["name"] for row in call(own_server, "POST", "/v2/repository/index", b'{"ready": true}')[1]
         ] == ["a"]
+        client.unload_model("broken")
+        assert row in client.get_model_repository_index(), "unloading what never loaded does not explain it"
+        assert own_server.log.count("ERROR") == 1, own_server.log
+        assert f"broken did not load from {broken}: " in own_server.log
         assert call(own_server, "POST", "/v2/repository/index", b'{"ready": 1}')[0] == 400
         assert call(own_server, "POST", "/v2/repository/index", b"[")[0] == 400
+
+
+def test_a_reload_that_fails_is_told_at_the_version_that_serves_on(own_server: Server, models: Path) -> None:
+    (models / "a" / "model.yaml").write_text("limitz: {}\n")
+    with http_client(own_server) as client:
+        assert status_of(lambda: client.load_model("a")) == "500"
+        (row,) = client.get_model_repository_index()
+        assert (row["version"], row["state"]) == ("1", "READY")
+        assert "limitz" in row["reason"]
+        ask(client, "a")
+
+
+def test_a_version_policy_that_cannot_be_followed_names_its_file(own_server: Server, models: Path) -> None:
+    (models / "a" / "model.yaml").write_text("version_policy: newest\n")
+    status, answer = call(own_server, "POST", "/v2/repository/models/a/load")
+    assert status == 500
+    assert answer["error"].startswith("model.yaml: version_policy must be")
+
+
+def test_requests_to_a_model_that_is_not_loaded_leave_no_line_each(own_server: Server) -> None:
+    with http_client(own_server) as client:
+        client.unload_model("a")
+        for _ in range(3):
+            assert status_of(lambda: ask(client, "a")) == "503"
+    assert "model a is unloaded" in own_server.log
+    assert "ERROR" not in own_server.log
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "error"),
+    [
+        ("GET", "/v2/nothing/here", 404, "Not Found: GET /v2/nothing/here"),
+        ("POST", "/nothing", 404, "Not Found: POST /nothing"),
+        ("GET", "/v2/models/echo/infer", 405, "Method Not Allowed: GET /v2/models/echo/infer"),
+        ("DELETE", "/v1/models/echo", 405, "Method Not Allowed: DELETE /v1/models/echo"),
+    ],
+)
+def test_what_is_no_route_has_the_form_of_every_error(
+    server: Server, method: str, path: str, status: int, error: str
+) -> None:
+    assert call(server, method, path) == (status, {"error": error})
+
+
+def test_tritonclient_reads_the_answer_of_an_extension_that_is_not_there(client: InferenceServerClient) -> None:
+    assert status_of(client.get_system_shared_memory_status) == "404"
+
+
+def test_a_version_that_is_not_served_says_what_is_and_what_decides(own_server: Server, models: Path) -> None:
+    for version in ("1", "2"):
+        write_model(models / "numbered" / version, ECHO)
+    with http_client(own_server) as client:
+        client.load_model("numbered")
+    status, answer = call(own_server, "GET", "/v2/models/numbered/versions/1")
+    assert status == 404
+    assert "served: 2 (version_policy in model.yaml" in answer["error"]
+
+
+def test_a_server_that_is_not_ready_says_why(models: Path, start_server: Callable[..., Server]) -> None:
+    (models / "bad").mkdir()
+    (models / "bad" / "model.wasm").write_bytes(b"no wasm")
+    server = start_server(f"--model_dir={models}")
+    server.wait_listening()
+    server.wait_for_log("not ready: model 'bad'")
+    status, answer = call(server, "GET", "/v2/health/ready")
+    assert (status, answer["ready"]) == (503, False)
+    assert answer["reason"].startswith("model 'bad': ")
+    assert "WebAssembly" in answer["reason"]
 
 
 def test_a_reload_takes_the_new_module_without_a_pause(own_server: Server, models: Path) -> None:
