@@ -90,7 +90,9 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
         for name in sorted(self._wanted):
             if not self.is_ready(name):
                 known = "; ".join(self._reasons.get(name, {}).values())
-                reasons.append(f"model '{name}': {'loading' if name in self._loading else known or 'not loaded'}")
+                reasons.append(
+                    f"model '{name}': {'loading' if name in self._loading else known or 'not loaded'}"
+                )
         return ", ".join(reasons)
 
     def find(self, name: str, version: str | None = None) -> WasmModel:
@@ -192,6 +194,8 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
             else:
                 # Their failures are logged and kept where they happen.
                 await asyncio.gather(self.load(name), return_exceptions=True)
+        if not self.draining and not self.ready:
+            logger.error("not ready: %s", self.not_ready_reason)
         return names
 
     async def load(self, name: str) -> None:

@@ -204,7 +204,9 @@ def test_what_is_no_route_has_the_form_of_every_error(
     assert call(server, method, path) == (status, {"error": error})
 
 
-def test_tritonclient_reads_the_answer_of_an_extension_that_is_not_there(client: InferenceServerClient) -> None:
+def test_tritonclient_reads_the_answer_of_an_extension_that_is_not_there(
+    client: InferenceServerClient,
+) -> None:
     assert status_of(client.get_system_shared_memory_status) == "404"
 
 
