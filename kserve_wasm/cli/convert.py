@@ -71,5 +71,14 @@ def run(arguments: argparse.Namespace) -> int:
     with progress() as report:
         rounds = convert(job, report)
     size = arguments.out.stat().st_size
-    print(f"{arguments.out}: {size:,} bytes, verified against ONNX Runtime on {rounds} random inputs")
+    verified = f"verified against ONNX Runtime on {rounds} random inputs"
+    if arguments.guest is None:
+        print(f"{arguments.out}: {size:,} bytes, {verified}")
+        return 0
+    print(f"{arguments.out}: {size:,} bytes, the graph {verified}; the guest was started, and not asked")
+    for option, specs in (("input", arguments.input), ("output", arguments.output)):
+        if not specs:
+            print(
+                f"warning: no --{option} given: clients do not learn the model's {option}s", file=sys.stderr
+            )
     return 0

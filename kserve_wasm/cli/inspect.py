@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,24 @@ from kserve_wasm.artifact.manifest import FileRange
 from kserve_wasm.artifact.read import digest
 from kserve_wasm.artifact.schema import dump_specs
 from kserve_wasm.artifact.sections import Section
+from kserve_wasm.cli.models import existing, load, named
 from kserve_wasm.cli.progress import progress
 from kserve_wasm.errors import ArtifactError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("model", type=Path, help="a .wasm file")
+    parser.add_argument("model", type=Path, help="a .wasm file, or a model directory (its highest version)")
     parser.add_argument("--json", action="store_true", help="write JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Describes the file."""
-    description = describe(arguments.model)
+    path = existing(arguments.model)
+    if path.is_dir():
+        path /= load(path).module.relative_to(path.resolve())
+    with named(path):
+        description = describe(path)
     if arguments.json:
         print(json.dumps(description, indent=2))
     else:
@@ -65,6 +71,8 @@ def describe(path: Path) -> dict[str, Any]:
         "path": str(path),
         "size": size,
         "digest": whole,
+        "code_digest": artifact.digest(),
+        "code_length": artifact.code_length,
         "abi": manifest.abi if manifest else None,
         "name": manifest.name if manifest else "",
         "version": manifest.version if manifest else "",
@@ -72,7 +80,6 @@ def describe(path: Path) -> dict[str, Any]:
         "inputs": dump_specs(manifest.inputs) if manifest else [],
         "outputs": dump_specs(manifest.outputs) if manifest else [],
         "graphs": graphs,
-        "code": {"length": artifact.code_length, "digest": artifact.digest()},
         "imports": [{"module": i.module, "name": i.name, "type": type_text(i.type)} for i in module.imports],
         "exports": [{"name": e.name, "type": type_text(e.type)} for e in module.exports],
         "sections": [
@@ -118,57 +125,38 @@ def _digest(path: Path, section: Section) -> str:
 
 
 def _print(d: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-
-    def table(title: str, columns: list[str], rows: list[list[object]]) -> None:
-        if not rows:
-            return
-        out = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for column in columns:
-            out.add_column(
-                column, justify="right" if column in ("bytes", "offset") else "left", overflow="fold"
-            )
-        for row in rows:
-            # Names come from the file: as Text they are not read as markup; repr() defuses terminal controls.
-            out.add_row(*(Text(_shown(cell)) for cell in row))
-        console.print(out)
-        console.print()
-
-    general: list[list[object]] = [["file", d["path"]], ["bytes", f"{d['size']:,}"], ["digest", d["digest"]]]
-    general += [[key, d[key]] for key in ("name", "version", "abi", "producer") if d[key]]
-    general += [["code", f"{d['code']['length']:,} bytes, {d['code']['digest']}"]]
-    table("Model", ["", ""], general)
+    _table("Model", [[key, f"{d[key]:,}" if type(d[key]) is int else d[key]] for key in _GENERAL if d[key]])
     for key in ("inputs", "outputs"):
-        table(
-            key.capitalize(),
-            ["name", "datatype", "shape"],
-            [[s["name"], s["datatype"], s["shape"]] for s in d[key]],
-        )
+        _table(key.capitalize(), [[s["name"], s["datatype"], _shape(s["shape"])] for s in d[key]])
     rows: list[list[object]] = []
     for graph in d["graphs"]:
-        rows.append(
-            [
-                graph["name"],
-                graph["encoding"],
-                f"{graph['length']:,}",
-                f"{graph['offset']:,}",
-                graph["digest"],
-            ]
-        )
-        rows += [
-            ["", "weights", f"{w['length']:,}", f"{w['offset']:,}", w["digest"]] for w in graph["weights"]
-        ]
-    table("Graphs", ["name", "encoding", "bytes", "offset", "digest"], rows)
-    table("Imports", ["module", "name", "type"], [[i["module"], i["name"], i["type"]] for i in d["imports"]])
-    table("Exports", ["name", "type"], [[e["name"], e["type"]] for e in d["exports"]])
-    sections = [[s["id"], s["name"], f"{s['offset']:,}", f"{s['length']:,}"] for s in d["sections"]]
-    table("Sections", ["id", "name", "offset", "bytes"], sections)
+        rows.append([graph["name"], graph["encoding"], *_place(graph), graph["digest"]])
+        rows += [["", "weights", *_place(weights), weights["digest"]] for weights in graph["weights"]]
+    _table("Graphs", rows)
+    _table("Imports", [[i["module"], i["name"], i["type"]] for i in d["imports"]])
+    _table("Exports", [[e["name"], e["type"]] for e in d["exports"]])
+    _table("Sections", [[s["id"], s["name"], *_place(s)] for s in d["sections"]])
 
 
-def _shown(cell: object) -> str:
-    text = str(cell)
-    return text if text.isprintable() else repr(text)
+_GENERAL = ("path", "size", "digest", "code_length", "code_digest", "name", "version", "abi", "producer")
+
+
+def _table(title: str, rows: Sequence[Sequence[object]]) -> None:
+    """Prints aligned columns, whatever the terminal's width: digests are to be copied whole."""
+    if not rows:
+        return
+    # Names come from the file: repr() defuses terminal controls.
+    cells = [[c if c.isprintable() else repr(c) for c in map(str, row)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    print(title)
+    for row in cells:
+        print("  " + "  ".join(map(str.ljust, row, widths)).rstrip())
+    print()
+
+
+def _shape(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _place(part: dict[str, Any]) -> tuple[str, str]:
+    return f"{part['length']:,} bytes", f"at {part['offset']:,}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,8 +14,8 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from kserve_wasm.artifact import ModelConfig, load_model_dir
-from kserve_wasm.errors import InvalidRequest, ModelNotFound
+from kserve_wasm.cli.models import load
+from kserve_wasm.errors import InvalidRequest
 from kserve_wasm.protocol.checks import check_inputs
 from kserve_wasm.protocol.json_values import decode, kinds, nested_shape, nested_values
 from kserve_wasm.request import InferenceRequest, InferenceResponse, Parameter
@@ -53,10 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Answers one request."""
     from kserve_wasm.guest import GuestModel
 
-    config = _version(load_model_dir(arguments.model, arguments.model.stem), arguments.model_version)
+    config = load(arguments.model, arguments.model_version)
     specs = {spec.name: spec for spec in config.inputs}
-    inputs = {name: _tensor(name, value, specs.get(name)) for name, value in arguments.input}
-    parameters: dict[str, Parameter] = dict(arguments.parameter)
+    inputs = {
+        name: _tensor(name, value, specs.get(name)) for name, value in _once("input", arguments.input).items()
+    }
+    parameters: dict[str, Parameter] = {**_once("parameter", arguments.parameter)}
     model = GuestModel(config)
     model.load()
     try:
@@ -64,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         response = model.infer(InferenceRequest(inputs, parameters=parameters))
     finally:
         model.close()
+    for difference in _differences(response.outputs, model.outputs):
+        print(f"warning: {difference}", file=sys.stderr)
     if arguments.json:
         _print_json(response)
     elif arguments.output_dir is not None:
@@ -84,13 +90,34 @@ def _assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _version(configs: list[ModelConfig], wanted: str | None) -> ModelConfig:
-    if wanted is None:
-        return configs[-1]
-    for config in configs:
-        if config.version == wanted:
-            return config
-    raise ModelNotFound(f"there is no version '{wanted}', only {', '.join(c.version for c in configs)}")
+def _once(what: str, assignments: Sequence[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in assignments:
+        if name in found:
+            raise InvalidRequest(f"{what} '{name}' is given twice")
+        found[name] = value
+    return found
+
+
+def _differences(outputs: Mapping[str, Tensor], listed: Sequence[TensorSpec]) -> Iterator[str]:
+    """How outputs differ from those that the model lists; the server takes the guest's word for them."""
+    specs = {spec.name: spec for spec in listed}
+    for name, tensor in outputs.items() if listed else ():
+        spec = specs.pop(name, None)
+        if spec is None:
+            names = ", ".join(f"'{s.name}'" for s in listed)
+            yield f"the output {name!r} is not listed; the model lists {names}"
+        elif (
+            tensor.dtype is not spec.dtype
+            or len(tensor.shape) != len(spec.shape)
+            or any(want not in (-1, got) for want, got in zip(spec.v2_shape, tensor.shape, strict=True))
+        ):
+            yield (
+                f"the output '{name}' is listed as {spec.dtype} {spec.v2_shape}, "
+                f"but came as {tensor.dtype} {list(tensor.shape)}"
+            )
+    for name in specs:
+        yield f"the output '{name}' is listed, but did not come"
 
 
 def _tensor(name: str, value: str, spec: TensorSpec | None) -> Tensor:
@@ -100,13 +127,19 @@ def _tensor(name: str, value: str, spec: TensorSpec | None) -> Tensor:
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"input '{name}': expected JSON after 'json:': {error}") from None
         return decode(name, spec.dtype if spec else _guess(name, data), nested_shape(data), data)
-    if value.startswith("@"):
-        element = np.empty(1, dtype=object)
-        element[0] = Path(value[1:]).read_bytes()
-        # A file is one element, in as many dimensions as the model wants.
-        return Tensor.from_numpy(element.reshape((1,) * len(spec.shape) if spec else (1,)))
     try:
+        if value.startswith("@"):
+            element = np.empty(1, dtype=object)
+            element[0] = Path(value[1:]).read_bytes()
+            # A file is one element, in as many dimensions as the model wants.
+            return Tensor.from_numpy(element.reshape((1,) * len(spec.shape) if spec else (1,)))
         array = np.load(value, allow_pickle=False)
+    except OSError as error:
+        shown = value if len(value) <= 80 else value[:80] + "…"
+        raise InvalidRequest(
+            f"input '{name}': cannot read '{shown.removeprefix('@')}': {error.strerror}; values stand behind "
+            f"'json:', as in {name}=json:[[1, 2]]"
+        ) from None
     except (ValueError, EOFError) as error:
         raise InvalidRequest(
             f"input '{name}': '{value}' is no .npy file with plain values: {error}"
@@ -143,7 +176,12 @@ def _savable(name: str, tensor: Tensor) -> npt.NDArray[Any]:
 
 def _print_json(response: InferenceResponse) -> None:
     outputs = [
-        {"name": name, "datatype": t.dtype.name, "shape": list(t.shape), "data": nested_values(t)}
+        {
+            "name": name,
+            "datatype": t.dtype.name,
+            "shape": list(t.shape),
+            "data": nested_values(Tensor.from_numpy(t.numpy().reshape(-1))),  # flat, as the server answers
+        }
         for name, t in response.outputs.items()
     ]
     print(json.dumps({"outputs": outputs, "parameters": response.parameters}, ensure_ascii=False))

@@ -9,12 +9,21 @@ from pathlib import Path
 
 import wasmtime
 
-from kserve_wasm.artifact import Artifact, ModelConfig, load_model_dir, read_artifact
+from kserve_wasm.artifact import (
+    Artifact,
+    ModelConfig,
+    find_model_dirs,
+    is_model_dir,
+    load_model_dir,
+    read_artifact,
+)
 from kserve_wasm.artifact.write import ALIGNMENT
 from kserve_wasm.backends import Graph, GraphSource, open_graph
 from kserve_wasm.cli.inspect import compile_code, type_text
+from kserve_wasm.cli.models import existing
 from kserve_wasm.errors import ArtifactError, DeviceUnavailable, WasmServingError
 from kserve_wasm.guest import HOST_FUNCTIONS
+from kserve_wasm.server.versions import select_versions
 
 _PAGE = 65536
 _WASI = "wasi_snapshot_preview1"
@@ -34,36 +43,46 @@ class Finding:
     what: str
     remedy: str
 
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.what}; {self.remedy}"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("model", type=Path, help="a .wasm file, or a model directory")
+    parser.add_argument("model", type=Path, help="a .wasm file, a model directory, or a directory of those")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the findings; 1 when one of them is an error."""
-    findings = list(validate(arguments.model))
+    path = existing(arguments.model)
+    many = path.is_dir() and not is_model_dir(path)
+    models = list(find_model_dirs(path).values()) if many else []
+    return max(map(_report, models or [path]))
+
+
+def _report(path: Path) -> int:
+    findings = list(validate(path))
     for finding in findings:
-        print(" ".join(str(finding).split()))
-    errors = sum(finding.severity == "error" for finding in findings)
-    if not errors:
-        print(f"ok: {arguments.model} can be served")
-    return 1 if errors else 0
+        print(" ".join(f"{finding.severity}: {path}: {finding.what}; {finding.remedy}".split()))
+    if any(finding.severity == "error" for finding in findings):
+        return 1
+    print(f"ok: {path} can be served")
+    return 0
 
 
 def validate(path: Path) -> Iterator[Finding]:
     """Checks the ``.wasm`` file or model directory at ``path``: all that is wrong, and not the first thing alone."""
     try:
         configs = load_model_dir(path, path.stem)
+        select_versions(configs)
     except WasmServingError as error:
-        yield _error(str(error), "nothing else was checked")
+        for line in str(error).splitlines():
+            yield _error(line, "nothing else was checked")
         return
+    yield from _passed_over(path, configs)
     for config in configs:
         artifact = read_artifact(config.module)
+        generated = _is_generated(artifact, config)
         yield from _sections(artifact)
+        if not generated:
+            yield from _unlisted(config)
         yield from _module(artifact, config)
         graphs = []
         for source in config.graphs:
@@ -75,8 +94,8 @@ def validate(path: Path) -> Iterator[Finding]:
                 yield _error(str(error), "export or convert the graph again")
             else:
                 yield from _weights(source, artifact)
-        if len(graphs) == 1 == len(config.graphs):
-            yield from _pass_through(artifact, config, graphs[0])
+        if generated and graphs:
+            yield from _compare(config, graphs[0])
         for graph in graphs:
             graph.close()
 
@@ -85,13 +104,28 @@ def _error(what: str, remedy: str) -> Finding:
     return Finding("error", what, remedy)
 
 
-def _sections(artifact: Artifact) -> Iterator[Finding]:
-    if artifact.manifest is None:
+def _passed_over(path: Path, configs: list[ModelConfig]) -> Iterator[Finding]:
+    for name in find_model_dirs(path) if path.is_dir() else ():
+        if name not in {config.version for config in configs}:
+            yield Finding(
+                "warning",
+                f"the directory '{name}' holds a model that is not looked at",
+                "a version's directory is named by a number from 1 on, as in 1, 2, 10",
+            )
+
+
+def _unlisted(config: ModelConfig) -> Iterator[Finding]:
+    missing = [kind for kind, specs in (("inputs", config.inputs), ("outputs", config.outputs)) if not specs]
+    if missing:
         yield Finding(
             "warning",
-            "the module has no manifest, so that clients do not learn its inputs and outputs",
-            "list them in model.yaml",
+            f"the model lists no {' and no '.join(missing)}, so that clients do not learn them and requests "
+            "reach the guest unchecked",
+            "list them in model.yaml, or with convert's --input and --output",
         )
+
+
+def _sections(artifact: Artifact) -> Iterator[Finding]:
     for graph in artifact.graphs:
         for section in graph.weights:
             if section.offset % ALIGNMENT:
@@ -179,13 +213,17 @@ def _weights(source: GraphSource, artifact: Artifact) -> Iterator[Finding]:
             )
 
 
-def _pass_through(artifact: Artifact, config: ModelConfig, graph: Graph) -> Iterator[Finding]:
-    """Compares inputs and outputs with the graph's, where the guest is the one that ``convert`` generates."""
+def _is_generated(artifact: Artifact, config: ModelConfig) -> bool:
+    """Whether the guest is the one that ``convert`` makes, so that inputs and outputs are the graph's."""
     from kserve_wasm.convert.pass_through import pass_through
 
     with artifact.path.open("rb") as file:
-        if file.read(artifact.code_length) != pass_through(graph.name):
-            return
+        code = file.read(artifact.code_length)
+    return len(config.graphs) == 1 and code == pass_through(config.graphs[0].name)
+
+
+def _compare(config: ModelConfig, graph: Graph) -> Iterator[Finding]:
+    """Compares listed inputs and outputs with the graph's."""
     for kind, listed, real in (
         ("input", config.inputs, graph.inputs),
         ("output", config.outputs, graph.outputs),

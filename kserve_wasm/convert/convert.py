@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kserve_wasm import __version__
-from kserve_wasm.artifact import GraphEntry, Manifest, load_model_dir, read_artifact
+from kserve_wasm.artifact import GraphEntry, Manifest, ModelConfig, load_model_dir, read_artifact
 from kserve_wasm.artifact.schema import NAME, VERSION
 from kserve_wasm.artifact.write import Blob, NewGraph, write_artifact
 from kserve_wasm.convert.errors import ConversionError
@@ -21,6 +21,7 @@ from kserve_wasm.convert.pass_through import pass_through
 from kserve_wasm.convert.reference import Reference
 from kserve_wasm.convert.verify import Example, check, check_weights, examples
 from kserve_wasm.convert.weights import LOCATION, slim
+from kserve_wasm.errors import ArtifactError
 from kserve_wasm.guest import GuestModel
 from kserve_wasm.request import InferenceRequest
 from kserve_wasm.tensors import Tensor, TensorSpec
@@ -67,6 +68,7 @@ def convert(job: Conversion, report: Report = lambda *_: None) -> int:
         WasmServingError: the guest, or the graph in it, cannot be opened or fails.
     """
     manifest = _manifest(job)
+    guest = None if job.guest is None else _guest(job.guest)
     source = read_onnx(job.model)
     graph = slim(source)
     with Reference(source, graph) as reference:
@@ -75,12 +77,12 @@ def convert(job: Conversion, report: Report = lambda *_: None) -> int:
         found = examples(reference, specs, job.shapes)
         results = reference.outputs([example.outputs for example in found])
     # Its memory is free again before the converted model takes as much.
-    if job.guest is None:
+    if guest is None:
         module = pass_through(job.graph)
         code = Blob(len(module), lambda: module)
         manifest = replace(manifest, inputs=specs, outputs=results)
     else:
-        code = Blob(read_artifact(job.guest).code_length, (job.guest, 0))
+        code = guest
     new = NewGraph(
         GraphEntry(job.graph, "onnx"), graph.weights, lambda at: graph.encode([(LOCATION, o) for o in at])
     )
@@ -92,6 +94,18 @@ def convert(job: Conversion, report: Report = lambda *_: None) -> int:
         check_weights(path, graph.weights, offsets, _Sum(report, "comparing weights", size))
         _check_answers(job, path, found, lambda: Reference(source, graph), report)
     return len(found)
+
+
+def _guest(path: Path) -> Blob:
+    """The code of the guest at ``path``, once it is known that this host can load it."""
+    try:
+        artifact = read_artifact(path)
+        model = GuestModel(ModelConfig("guest", "1", path, artifact.code_length, artifact.digest()))
+        model.load()
+        model.close()
+    except ArtifactError as error:
+        raise ConversionError(f"the guest '{path}' cannot be used: {error}") from error
+    return Blob(artifact.code_length, (path, 0))
 
 
 def _check_answers(
@@ -127,7 +141,7 @@ def _manifest(job: Conversion) -> Manifest:
         raise ConversionError("inputs and outputs are the graph's own; --input and --output need --guest")
     for other in (job.model, job.guest):
         if other is not None and job.output.resolve() == other.resolve():
-            raise ConversionError(f"the output would replace '{other.name}'; choose another name")
+            raise ConversionError(f"the output would replace '{other}'; choose another name")
     return Manifest(
         "tensor", name, job.version, job.inputs, job.outputs, producer=f"kserve-wasm convert {__version__}"
     )
@@ -136,10 +150,10 @@ def _manifest(job: Conversion) -> Manifest:
 @contextmanager
 def _in_place_at_the_end(output: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A new file beside ``output``, which replaces it when the block ends well and vanishes when it does not."""
+    if output.is_dir():
+        raise ConversionError(f"'{output}' is a directory; name the file to write in it")
     path = output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
     try:
-        if output.is_dir():
-            raise ConversionError(f"'{output}' is a directory; name the file to write in it")
         try:
             with path.open("xb") as file:
                 yield file, path
@@ -148,7 +162,7 @@ def _in_place_at_the_end(output: Path) -> Iterator[tuple[BinaryIO, Path]]:
             path.unlink(missing_ok=True)
         _sync_directory(output.parent)
     except OSError as error:
-        raise ConversionError(f"cannot write '{output.name}': {error.strerror or error}") from error
+        raise ConversionError(f"cannot write '{output}': {error.strerror or error}") from error
 
 
 def _sync_directory(path: Path) -> None:

@@ -59,11 +59,11 @@ def read_onnx(path: Path) -> OnnxFile:
             )
         model = onnx.ModelProto.FromString(skeleton)
     except (EOFError, DecodeError) as error:
-        raise ConversionError(f"'{path.name}' is not an ONNX model, or it is damaged: {error}") from None
+        raise ConversionError(f"'{path}' is not an ONNX model, or it is damaged: {error}") from None
     except OSError as error:
-        raise ConversionError(f"cannot read '{path.name}': {error.strerror}") from error
+        raise ConversionError(f"cannot read '{path}': {error.strerror}") from error
     if not model.graph.node and not model.graph.output:
-        raise ConversionError(f"'{path.name}' is not an ONNX model: it has no graph")
+        raise ConversionError(f"'{path}' is not an ONNX model: it has no graph")
     return OnnxFile(path, model, walk.raw)
 
 

@@ -7,7 +7,9 @@ import json
 
 import wasmtime
 
+from kserve_wasm.cli.models import load
 from tests.artifact.modules import CODE, custom, write
+from tests.cli.test_main import in_process
 
 
 def test_json_tells_what_the_bytes_are(wasm_model, kserve_wasm):
@@ -20,7 +22,7 @@ def test_json_tells_what_the_bytes_are(wasm_model, kserve_wasm):
         return f"sha256:{hashlib.sha256(part).hexdigest()}"
 
     assert (found["size"], found["digest"]) == (len(data), sha256(data))
-    assert found["code"]["digest"] == sha256(data[: found["code"]["length"]])
+    assert found["code_digest"] == sha256(data[: found["code_length"]]) == load(wasm_model).digest
     assert (found["name"], found["abi"]) == ("mlp", "tensor")
     assert found["inputs"] == [{"name": "x", "datatype": "FP32", "shape": ["batch", 64]}]
     assert [o["name"] for o in found["outputs"]] == ["y", "z"]
@@ -43,8 +45,22 @@ def test_json_tells_what_the_bytes_are(wasm_model, kserve_wasm):
 def test_the_table_shows_the_same(wasm_model, kserve_wasm):
     done = kserve_wasm("inspect", wasm_model)
     assert done.status == 0
-    for text in ("mlp", "FP32", "['batch', 64]", "run_graph", "131,072", "kserve-wasm.weights"):
+    for text in ("mlp", "FP32", "[batch, 64]", "run_graph", "131,072", "kserve-wasm.weights"):
         assert text in done.out
+
+
+def test_lines_of_the_table_are_whole_and_end_with_their_text(wasm_model):
+    done = in_process("inspect", str(wasm_model))
+    whole = hashlib.sha256(wasm_model.read_bytes()).hexdigest()
+    assert f"  digest       sha256:{whole}" in done.stdout.splitlines()
+    assert not any(line.endswith(" ") for line in done.stdout.splitlines())
+
+
+def test_a_directory_is_shown_by_its_highest_version(wasm_model, tmp_path, kserve_wasm):
+    write(tmp_path / "m" / "9" / "model.wasm", CODE)
+    write(tmp_path / "m" / "10" / "model.wasm", wasm_model.read_bytes())
+    found = json.loads(kserve_wasm("inspect", tmp_path / "m", "--json").out)
+    assert (found["name"], found["path"]) == ("mlp", str(tmp_path / "m" / "10" / "model.wasm"))
 
 
 def test_every_kind_of_export_is_named(tmp_path, kserve_wasm):
@@ -76,4 +92,4 @@ def test_invalid_code_is_an_error(tmp_path, kserve_wasm):
     path = write(tmp_path / "m.wasm", CODE[:8] + b"\x0a\x03\x01\x01\x00")
     done = kserve_wasm("inspect", path)
     assert done.status == 1
-    assert done.err.startswith("error: the code is not a valid module")
+    assert done.err.startswith(f"error: {path}: the code is not a valid module")

@@ -68,8 +68,17 @@ def test_an_error_is_one_line(command, tmp_path, kserve_wasm):
     (tmp_path / "m.wasm").write_text("(module)")
     done = kserve_wasm(command, tmp_path / "m.wasm")
     assert done.status == 1
-    assert done.err.startswith("error: expected a WebAssembly module")
+    assert done.err.startswith(f"error: {tmp_path / 'm.wasm'}: expected a WebAssembly module")
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["inspect", "run", "validate"])
+def test_what_is_no_model_is_named_as_it_was_given(command, onnx_model, kserve_wasm):
+    done = kserve_wasm(command, "no/such/../model.wasm")
+    assert (done.status, done.err) == (1, "error: 'no/such/../model.wasm' does not exist\n")
+    done = kserve_wasm(command, onnx_model)
+    assert done.status == 1
+    assert f"kserve-wasm convert {onnx_model} -o model.wasm" in done.err
 
 
 def test_debug_shows_where_an_error_comes_from(tmp_path, kserve_wasm):

@@ -36,7 +36,7 @@ def test_npy_in_and_json_out(wasm_model, expected, tmp_path, kserve_wasm):
         ("z", "FP32", [2, 512]),
     ]
     for output, want in zip(outputs, expected, strict=True):
-        np.testing.assert_allclose(np.float32(output["data"]), want, rtol=1e-5)
+        np.testing.assert_allclose(np.float32(output["data"]), want.reshape(-1), rtol=1e-5)
 
 
 def test_json_in_and_npy_out(wasm_model, expected, tmp_path, kserve_wasm):
@@ -70,7 +70,7 @@ def test_a_file_is_one_element_of_text(tmp_path, kserve_wasm):
     (tmp_path / "text").write_text("line\nGrüße")
     done = kserve_wasm("run", model, "-i", f"x=@{tmp_path / 'text'}", "--json")
     (output,) = json.loads(done.out)["outputs"]
-    assert (output["shape"], output["data"]) == ([1, 1], [["line\nGrüße"]])
+    assert (output["shape"], output["data"]) == ([1, 1], ["line\nGrüße"])
     done = kserve_wasm("run", model, "-i", f"x=@{tmp_path / 'text'}", "--output-dir", tmp_path)
     assert np.load(tmp_path / "y.npy").tolist() == [["line\nGrüße".encode()]]
 
@@ -101,7 +101,10 @@ def test_what_is_not_finite_is_still_json(tmp_path, kserve_wasm):
         (["x=json:[[1"], "input 'x': expected JSON"),
         (['x=json:["a"]'], "input 'x': element 0 must be a number"),
         (["y=json:[1]"], "the model takes 'x', got 'y'"),
-        (["x=/no/such/file.npy"], "No such file"),
+        (["x=/no/such/file.npy"], "input 'x': cannot read '/no/such/file.npy': No such file or directory"),
+        (["x=[[1,2,3]]"], "values stand behind 'json:', as in x=json:[[1, 2]]"),
+        (["x=@/no/such/file"], "input 'x': cannot read '/no/such/file': No such file"),
+        (["x=json:[[1]]", "x=json:[[2]]"], "input 'x' is given twice"),
         ([f"x={sys.executable}"], "is no .npy file"),
     ],
 )
@@ -111,6 +114,23 @@ def test_wrong_inputs_are_one_line(given, message, wasm_model, kserve_wasm):
     assert done.err.startswith("error: ")
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+def test_outputs_that_are_not_as_listed_are_warned_of(wasm_model, tmp_path, kserve_wasm):
+    write(tmp_path / "model.wasm", wasm_model.read_bytes())
+    write(
+        tmp_path / "model.yaml",
+        b"outputs: [{name: y, datatype: FP32, shape: [-1, 2]}, {name: species, datatype: INT64, shape: []}]",
+    )
+    done = kserve_wasm("run", tmp_path, "-i", f"x=json:{[[0.0] * 64]}")
+    assert (done.status, done.err.splitlines()) == (
+        0,
+        [
+            "warning: the output 'y' is listed as FP32 [-1, 2], but came as FP32 [1, 512]",
+            "warning: the output 'z' is not listed; the model lists 'y', 'species'",
+            "warning: the output 'species' is listed, but did not come",
+        ],
+    )
 
 
 def test_pickles_are_not_opened(wasm_model, tmp_path, kserve_wasm):

@@ -26,7 +26,7 @@ def test_a_converted_model_has_no_findings(wasm_model, kserve_wasm):
 def test_a_plain_guest_has_a_warning(tmp_path, kserve_wasm):
     done = kserve_wasm("validate", write(tmp_path / "m.wasm", CODE))
     assert done.status == 0
-    assert done.out.splitlines()[0].startswith("warning: the module has no manifest")
+    assert ": the model lists no inputs and no outputs" in done.out.splitlines()[0]
     assert len(done.out.splitlines()) == 2
 
 
@@ -93,7 +93,7 @@ def test_graphs_that_do_not_open_are_named(tmp_path, kserve_wasm):
     write(tmp_path / "model.yaml", b"graphs: [{name: g, path: g.onnx, encoding: onnx}]")
     done = kserve_wasm("validate", tmp_path)
     assert done.status == 1
-    assert "error: graph 'g' cannot be opened" in done.out
+    assert f"error: {tmp_path}: graph 'g' cannot be opened" in done.out
 
 
 def test_a_side_file_that_is_missing_is_named(tmp_path, kserve_wasm):
@@ -155,3 +155,45 @@ def test_every_version_is_checked(tmp_path, kserve_wasm):
     done = kserve_wasm("validate", tmp_path)
     assert done.status == 1
     assert done.out.count("warning: ") == 2
+
+
+def test_each_mistake_of_model_yaml_is_a_line(tmp_path, kserve_wasm):
+    write(tmp_path / "model.wasm", CODE)
+    write(tmp_path / "model.yaml", b"device: tpu\nlimits:\n  memory: lots\n  handles: -1\n")
+    done = kserve_wasm("validate", tmp_path)
+    assert [line.split(": ")[2] for line in done.out.splitlines()] == [
+        "model.yaml, line 1, device",
+        "model.yaml, line 3, limits.memory",
+        "model.yaml, line 4, limits.handles",
+    ]
+
+
+def test_each_model_of_a_repository_is_checked(wasm_model, tmp_path, kserve_wasm):
+    write(tmp_path / "good" / "model.wasm", wasm_model.read_bytes())
+    write(tmp_path / "bad" / "model.wasm", b"(module)")
+    done = kserve_wasm("validate", tmp_path)
+    bad, good = done.out.splitlines()
+    assert done.status == 1
+    assert bad.startswith(f"error: {tmp_path}/bad: expected a WebAssembly module")
+    assert good == f"ok: {tmp_path}/good can be served"
+
+
+def test_models_that_are_passed_over_are_named(wasm_model, tmp_path, kserve_wasm):
+    for name in ("2", "v1", "x"):
+        write(tmp_path / name / "model.wasm", wasm_model.read_bytes())
+    (tmp_path / "notes").mkdir()
+    done = kserve_wasm("validate", tmp_path)
+    assert done.status == 0
+    assert [line.split(";")[0] for line in done.out.splitlines()] == [
+        f"warning: {tmp_path}: the directory 'v1' holds a model that is not looked at",
+        f"warning: {tmp_path}: the directory 'x' holds a model that is not looked at",
+        f"ok: {tmp_path} can be served",
+    ]
+
+
+def test_a_version_policy_that_cannot_be_met_is_found(wasm_model, tmp_path, kserve_wasm):
+    write(tmp_path / "1" / "model.wasm", wasm_model.read_bytes())
+    write(tmp_path / "model.yaml", b"version_policy: {specific: [2]}")
+    done = kserve_wasm("validate", tmp_path)
+    assert done.status == 1
+    assert "version_policy names version 2, which is not there" in done.out

@@ -166,7 +166,7 @@ def test_what_is_no_onnx_model_is_refused(data, tmp_path):
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path):
-    refused(job(tmp_path / "none.onnx"), r"cannot read 'none\.onnx'")
+    refused(job(tmp_path / "none.onnx"), r"cannot read '.*/none\.onnx'")
 
 
 @pytest.mark.parametrize(
@@ -193,9 +193,9 @@ def test_a_guest_that_is_text_is_refused(tmp_path):
 
 def test_model_and_guest_are_never_replaced(tmp_path):
     model = models.matmul(tmp_path / "m.onnx")
-    refused(Conversion(model, model), r"would replace 'm\.onnx'")
+    refused(Conversion(model, model), r"would replace '.*/m\.onnx'")
     (tmp_path / "g.wasm").write_bytes(b"guest")
-    refused(Conversion(model, tmp_path / "g.wasm", guest=tmp_path / "g.wasm"), r"would replace 'g\.wasm'")
+    refused(Conversion(model, tmp_path / "g.wasm", guest=tmp_path / "g.wasm"), r"would replace '.*/g\.wasm'")
 
 
 def test_a_directory_is_no_output(tmp_path):
@@ -203,6 +203,8 @@ def test_a_directory_is_no_output(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(ConversionError, match="is a directory"):
         convert(Conversion(model, tmp_path / "out"))
+    with pytest.raises(ConversionError, match="'/' is a directory"):
+        convert(Conversion(model, Path("/")))
     with pytest.raises(ConversionError, match="No such file"):
         convert(Conversion(model, tmp_path / "none" / "model.wasm"))
 
@@ -255,7 +257,10 @@ def test_a_file_that_may_not_grow_leaves_nothing_behind(tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500000, 500000)); "
     command = [*CLI[:2], limit + CLI[2], "convert", model, "-o", tmp_path / "model.wasm"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stderr) == (1, "error: cannot write 'model.wasm': File too large\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"error: cannot write '{tmp_path}/model.wasm': File too large\n",
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "model.wasm"]
     assert (tmp_path / "model.wasm").read_bytes() == b"the older model"
 
@@ -267,7 +272,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk], capture_output=True)
     require(mounted.returncode == 0, "a full disk needs the right to mount one: run as root")
     try:
-        with pytest.raises(ConversionError, match=r"cannot write 'model\.wasm': No space left on device"):
+        with pytest.raises(ConversionError, match=r"cannot write '.*/model\.wasm': No space left on device"):
             convert(Conversion(model, disk / "model.wasm"))
         assert list(disk.iterdir()) == []
     finally:
