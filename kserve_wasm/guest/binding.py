@@ -102,7 +102,7 @@ def check_shape(module: wasmtime.Module, name: str) -> ModuleShape:
             raise ArtifactError(f'{name} must export the function "{export}" of type {wanted}, got {came}')
     offered = {(f.module, f.name) for f in HOST_FUNCTIONS}
     missing = [
-        f"{i.module}.{i.name}"
+        _name(f"{i.module}.{i.name}")
         for i in module.imports
         if (i.module, i.name) not in offered and i.module != WASI
     ]
@@ -114,6 +114,15 @@ def check_shape(module: wasmtime.Module, name: str) -> ModuleShape:
     return ModuleShape(
         "_initialize" in exports, "load" in exports, any(i.module == WASI for i in module.imports)
     )
+
+
+_LONGEST_NAME = 100
+
+
+def _name(text: str) -> str:
+    """A name of the guest's own choice, fit for a message."""
+    cut = text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
+    return cut if cut.isprintable() else ascii(cut)[1:-1]
 
 
 _TRAPS = {
@@ -147,16 +156,23 @@ def to_error(error: wasmtime.Trap | wasmtime.WasmtimeError, state: InstanceState
         if code is wasmtime.TrapCode.UNREACHABLE and told is not None:
             # A guest that panics over an errno has been told why by the host, or has said why itself.
             return told
-        reason = _TRAPS.get(code, str(error).splitlines()[0]) if code else "a host function ended it"
+        # A trap without a code is an exception of the guest's own that it did not catch.
+        reason = _last_line(error) if code is None else _TRAPS.get(code, trap_reason(error).replace("_", " "))
         frames = error.frames
-        where = f" in {frames[0].func_name}" if frames and frames[0].func_name else ""
+        where = f" in {_name(frames[0].func_name)}" if frames and frames[0].func_name else ""
         return GuestTrap(f"the guest trapped{where}: {reason}", trap_reason(error))
     if isinstance(error, wasmtime.ExitTrap):
         return GuestError(f"the guest exited with code {error.code} instead of returning from infer")
-    text = str(error).splitlines()[-1] if str(error) else "unknown"
+    text = _last_line(error)
     if "limit" in text or "exceeds" in text or "grow" in text:
         return GuestLimitExceeded(f"the guest does not fit its limits: {text}")
     return GuestError(f"the guest could not run: {text}")
+
+
+def _last_line(error: Exception) -> str:
+    """The root of ``error``: wasmtime gives it last, below a backtrace with the guest's names."""
+    lines = str(error).splitlines()
+    return lines[-1].strip()[:300] if lines else "unknown"
 
 
 class Unbound:

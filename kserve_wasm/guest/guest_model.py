@@ -146,10 +146,15 @@ class GuestModel:
             self._ticker.exit()
 
     def _open_bytes(self, encoding: str, buffers: tuple[bytes, ...]) -> GraphScheduler:
-        """Opens a graph from a guest's own bytes, for WASI-NN ``load``."""
+        """Opens a graph from a guest's own bytes, for WASI-NN ``load``.
+
+        An ONNX graph is not optimized: folding its constants would compute, before any deadline or limit counts.
+        """
         if len(buffers) != 1:
             raise NotSupported(f"{encoding} graphs of {len(buffers)} buffers are not supported")
-        graph = open_graph(GraphSource("load", encoding, data=buffers[0]), self.config.device)
+        options = {"graph_optimization": "none"} if encoding == "onnx" else {}
+        source = GraphSource("load", encoding, data=buffers[0], options=options)
+        graph = open_graph(source, self.config.device)
         return DirectScheduler(graph, self.metrics.compute("load"))
 
     def infer(

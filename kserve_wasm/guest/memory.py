@@ -26,7 +26,7 @@ class LinearMemory:
     def __init__(self, locate: Callable[[], tuple[int, int]]) -> None:
         self._locate = locate
         self._size = 0
-        self._bytes = memoryview(b"")
+        self._bytes = memoryview(bytearray())  # writable, as every view is
 
     def _grown(self, end: int) -> None:
         """Takes the present range; raises MemoryFault when ``end`` is still outside."""

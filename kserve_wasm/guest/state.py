@@ -114,8 +114,10 @@ class InstanceState(NNState):
 
         Raises:
             GuestRejected, GuestError: the guest failed, in its own words if it gave any.
+            DeadlineExceeded: it answered too late, which only host calls let it do.
             WasmServingError: what a graph raised last, if the guest failed without words.
         """
+        self.check_deadline()
         if errno:
             raise self.told() or GuestError(self._unexplained(errno, export))
         outputs: dict[str, Tensor] = {}
@@ -152,6 +154,9 @@ class InstanceState(NNState):
 
     def log(self, severity: int, text: str) -> bool:
         """Writes a line to the log, as far as the request's share of it goes; whether it did."""
+        if len(text) >= self.log_left:
+            self.log_left = 0
+            return False
         # Control characters would let a guest forge lines of the log.
         if not text.isprintable():
             text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -161,10 +166,12 @@ class InstanceState(NNState):
         self._log(severity, text)
         return True
 
-    def print(self, text: str) -> None:
+    def print(self, data: memoryview) -> None:
         """Logs what a WASI guest wrote to a standard stream; what passes the limit is dropped."""
-        for line in text.splitlines():
-            self.log(INFO, line)
+        # No deadline ends a host call: one must not do more than the limit allows.
+        if self.log_left > 0:
+            for line in str(data[: self.log_left], "utf-8", "replace").splitlines():
+                self.log(INFO, line)
 
 
 def invoke(host_function: HostFunction, state: InstanceState, arguments: Sequence[int]) -> int:
@@ -178,18 +185,36 @@ def invoke(host_function: HostFunction, state: InstanceState, arguments: Sequenc
     Returns:
         The errno.
     """
+    if state.cause is not None and host_function.name not in _AFTER_FAILURE:
+        state.cause = None  # the guest went on without what failed: how it ends is its own affair
     try:
         return host_function.function(state, *arguments)
     except MemoryFault as fault:
         return state.fail(MISSING_MEMORY, f"{host_function.name}: {fault}")
     except WasmServingError as error:
-        # Its frames hold the state that holds it: a cycle that would keep the request's tensors.
+        # Frames hold the state that holds the error: a cycle that would keep the request's tensors.
+        error.__cause__ = error.__context__ = None
         state.cause = error.with_traceback(None)
-        return state.fail(_errno(error), str(error))
+        errno = state.fail(_errno(error), str(error))
+        error.args = (state.reason,)
+        return errno
     except Exception:
         logger.exception("host function %s.%s failed", host_function.module, host_function.name)
         state.cause = WasmServingError(f"internal error in host function '{host_function.name}'")
         return state.fail(RUNTIME_ERROR, str(state.cause))
+
+
+_AFTER_FAILURE = frozenset(
+    {
+        "finalize_execution_context",
+        "get_output",
+        "get_output_tensor",
+        "log",
+        "tensor_drop",
+        "unload",
+    }
+)
+"""What a guest may call between a failure and giving up over it."""
 
 
 def _errno(error: WasmServingError) -> int:

@@ -14,7 +14,7 @@ from kserve_wasm.request import Parameter
 from kserve_wasm.tensors import Tensor
 from kserve_wasm.tensors.dtypes import BY_ONNX, DType
 from kserve_wasm.wasi_nn.host_function import INVALID_ARGUMENT, NOT_FOUND, SUCCESS, TOO_LARGE, HostFunction
-from kserve_wasm.wasi_nn.state import AnyTensor, BorrowedTensor, text_bytes
+from kserve_wasm.wasi_nn.state import AnyTensor, BorrowedTensor
 from kserve_wasm.wasi_nn.tensor_types import MAX_DIMS, fits_an_array
 
 MODULE = "kserve_wasm"
@@ -84,8 +84,9 @@ def _tensor_create(
     shape = _shape(state, kind, dtype, dims, n_dims, data_length)
     if kind is None or shape is None:
         return INVALID_ARGUMENT
-    size = data_length if kind.itemsize else text_bytes(data_length, math.prod(shape))
-    if not state.has_room(size):
+    if not (
+        state.has_room(data_length) if kind.itemsize else state.has_text_room(data_length, math.prod(shape))
+    ):
         return TOO_LARGE
     try:
         tensor = Tensor.from_buffer(kind, shape, bytes(state.memory.view(data, data_length)))

@@ -28,15 +28,16 @@ REPLACED = (HostFunction(MODULE, "poll_oneoff", "iiii", _poll_oneoff),)
 """Functions of the engine's own WASI that are defined anew over it."""
 
 # wasmtime.WasiConfig.stdout_custom keeps its callbacks in a list that two threads can confuse.
-_sinks: dict[int, Callable[[str], None]] = {}
+_sinks: dict[int, Callable[[memoryview], None]] = {}
 _next_sink = itertools.count(1)
 
 
 @ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_void_p, ctypes.POINTER(ctypes.c_ubyte), ctypes.c_size_t)  # type: ignore[untyped-decorator, unused-ignore]
 def _write(sink: int, data: Any, size: int) -> int:
     try:
-        text = ctypes.string_at(data, size).decode(errors="replace")
-        _sinks[sink](text)
+        if size:
+            written = (ctypes.c_ubyte * size).from_address(ctypes.addressof(data.contents))
+            _sinks[sink](memoryview(written).cast("B"))
     except Exception:
         return -5  # EIO
     return size
@@ -47,8 +48,8 @@ def _finalize(sink: int) -> None:
     _sinks.pop(sink, None)
 
 
-def deny_all(log: Callable[[str], None]) -> wasmtime.WasiConfig:
-    """A configuration that grants nothing; both standard streams are handed to ``log`` as they are written."""
+def deny_all(log: Callable[[memoryview], None]) -> wasmtime.WasiConfig:
+    """A configuration that grants nothing; what is written to both standard streams is ``log``'s until it returns."""
     config = wasmtime.WasiConfig()
     for attach in (ffi.wasi_config_set_stdout_custom, ffi.wasi_config_set_stderr_custom):
         sink = next(_next_sink)

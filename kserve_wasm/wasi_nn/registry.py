@@ -10,7 +10,8 @@ from kserve_wasm.batching.base import GraphScheduler
 GraphOpener: TypeAlias = Callable[[str, tuple[bytes, ...]], GraphScheduler]
 """Opens a graph from a guest's own bytes: WASI-NN's name of the encoding, then the buffers (two for OpenVINO: topology
 and weights). The bytes are hostile: the opener must refuse those that refer to files of the host (ONNX external data).
-Raises WasmServingError."""
+What opening and running them takes of memory and threads is the framework's and in no limit. Raises
+WasmServingError."""
 
 
 class GraphRegistry:

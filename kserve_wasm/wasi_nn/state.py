@@ -7,6 +7,7 @@ none of another, and a stale one is none at all. Everything ends with the instan
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from kserve_wasm.artifact.config import Limits
 from kserve_wasm.batching.base import GraphScheduler
-from kserve_wasm.errors import GuestError, InvalidRequest, WasmServingError
+from kserve_wasm.errors import DeadlineExceeded, GuestError, InvalidRequest, WasmServingError
 from kserve_wasm.tensors import DType, Tensor
 from kserve_wasm.tensors.tensor import BytesLike
 from kserve_wasm.wasi_nn.host_function import (
@@ -29,6 +30,13 @@ from kserve_wasm.wasi_nn.registry import GraphRegistry
 
 MAX_NAME = 4096
 """Bytes of a name that a guest may give."""
+
+MAX_TEXT_ELEMENTS = 1 << 20
+"""Elements of one ``BYTES`` tensor that a guest makes: a million objects take some tenths of a second, in which no
+deadline is seen."""
+
+MAX_REASON = 4096
+"""Characters that are kept of why a host function failed: names in it may be the guest's or its graphs' own."""
 
 _LAST_HANDLE = 0xFFFFFFFF
 _ELEMENT_BYTES = 48
@@ -138,7 +146,7 @@ class NNState:
         tensors: tensors by handle (the tensor ABI's; here because all handles are counted together).
         tensor_bytes: host memory in tensors that count against ``limits.tensor_bytes``.
         reason: what the last host function that failed found wrong; safe to show to the client.
-        cause: the last error of a graph or scheduler; forgotten when a computation succeeds after it.
+        cause: the last error of a graph or scheduler; the binding forgets it when the guest goes on after it.
     """
 
     __slots__ = (
@@ -175,7 +183,7 @@ class NNState:
 
     def fail(self, errno: int, reason: str) -> int:
         """Keeps ``reason`` and returns ``errno``."""
-        self.reason = reason
+        self.reason = reason[:MAX_REASON]
         return errno
 
     def no_graph(self, handle: int) -> int:
@@ -234,6 +242,23 @@ class NNState:
         )
         return False
 
+    def has_text_room(self, encoded: int, elements: int) -> bool:
+        """Whether a ``BYTES`` tensor may be made of ``encoded`` bytes; keeps the reason when not.
+
+        Raises:
+            DeadlineExceeded: it is too late to start with it.
+        """
+        self.check_deadline()
+        if elements <= MAX_TEXT_ELEMENTS:
+            return self.has_room(text_bytes(encoded, elements))
+        self.reason = f"a BYTES tensor of a guest may have {MAX_TEXT_ELEMENTS} elements, got {elements}"
+        return False
+
+    def check_deadline(self) -> None:
+        """Raises DeadlineExceeded. For host calls that take long: while one runs, nothing else looks."""
+        if time.monotonic() >= self.deadline:
+            raise DeadlineExceeded("the guest passed the request's deadline")
+
     def hold(self, tensor: Tensor) -> None:
         """Counts ``tensor``, and one holder of it more."""
         holders = self._holders.get(tensor, 0)
@@ -269,7 +294,10 @@ class NNState:
             self.release(replaced)
 
     def compute(self, context: ExecutionContext) -> int:
-        """Runs the context's graph. Raises what the scheduler raises."""
+        """Runs the context's graph. Raises what the scheduler raises.
+
+        A refusal of the graph is the client's error only if the context's inputs are all tensors of the request.
+        """
         graph, inputs = context.graph, context.inputs
         self.drop_outputs(context)
         if len(inputs) < len(graph.inputs):
@@ -279,18 +307,28 @@ class NNState:
             )
         memory = self.memory
         tensors = {name: t if type(t) is Tensor else t.over(memory) for name, t in inputs.items()}
-        context.outputs = self.run(graph.scheduler, tensors)
+        try:
+            context.outputs = self.run(graph.scheduler, tensors)
+        except InvalidRequest as error:
+            # Tensors of the request are those that do not count.
+            if all(type(t) is Tensor and t not in self._holders for t in inputs.values()):
+                raise
+            errno = self.fail(INVALID_ARGUMENT, str(error))
+            self.cause = GuestError(self.reason)
+            return errno
         return TOO_LARGE if context.outputs is None else SUCCESS
 
     def run(self, scheduler: GraphScheduler, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
-        """Every output, each held once; None (with a reason) without room. Raises what the scheduler raises."""
+        """Every output, each held once; None (with a reason) without room. Raises what the scheduler raises.
+
+        Room is a matter of what the guest may keep: while the graph computes, memory is the framework's to take.
+        """
         computed = scheduler.compute(inputs, self.deadline)
         outputs = {name: _apart(tensor, inputs) for name, tensor in computed.items()}
         if not self.has_room(sum(map(host_bytes, outputs.values()))):
             return None
         for tensor in outputs.values():
             self.hold(tensor)
-        self.cause = None
         return outputs
 
     def named_graph(self, name: int, length: int) -> GraphScheduler | int:
@@ -384,6 +422,7 @@ class NNState:
         self.graphs.clear()
         self._holders.clear()
         self.tensor_bytes = 0
+        self.cause = None
 
 
 def _apart(output: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from kserve_wasm.tensors import Tensor, TensorSpec
 from kserve_wasm.tensors.dtypes import BOOL, UINT8
 from kserve_wasm.wasi_nn import tensor_types
 from kserve_wasm.wasi_nn.host_function import INVALID_ARGUMENT, SUCCESS, TOO_LARGE
-from kserve_wasm.wasi_nn.state import ExecutionContext, NNState, text_bytes
+from kserve_wasm.wasi_nn.state import ExecutionContext, NNState
 
 _DIMS = tuple(struct.Struct(f"<{n}I") for n in range(tensor_types.MAX_DIMS + 1))
 
@@ -81,7 +81,7 @@ def _copy_text(
             INVALID_ARGUMENT,
             f"input '{spec.name}' takes {elements} elements, each behind its length in four bytes; got {size} bytes",
         )
-    if not state.has_room(text_bytes(size + len(prefix), elements)):
+    if not state.has_text_room(size + len(prefix), elements):
         return TOO_LARGE
     return _take(state, context, spec, dims, prefix + bytes(data))
 

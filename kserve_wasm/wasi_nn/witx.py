@@ -36,7 +36,8 @@ _TARGETS = 4  # cpu, gpu, tpu, and WasmEdge's auto
 def load(state: NNState, builders: int, n_builders: int, encoding: int, target: int, graph_out: int) -> int:
     """Opens a graph from the guest's own bytes, if the model's configuration allows that.
 
-    ``target`` must be a known one and is otherwise the operator's to choose.
+    ``target`` must be a known one and is otherwise the operator's to choose. Nothing ends an opening once it has
+    begun: after the deadline none begins.
     """
     limit, opener = state.limits.load_bytes, state.registry.opener
     if limit == 0 or opener is None:
@@ -63,6 +64,7 @@ def load(state: NNState, builders: int, n_builders: int, encoding: int, target: 
         return state.fail(
             INVALID_ENCODING, f"neither the {size} bytes nor encoding {encoding} name a known format"
         )
+    state.check_deadline()
     handle = state.new_handle(graph_out)
     if handle:
         state.graphs[handle] = OpenGraph(opener(name, data), size)

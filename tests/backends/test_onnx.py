@@ -178,14 +178,41 @@ def test_options_change_how_and_not_what_is_computed(options: dict[str, Any]) ->
         ),
         ({"session": ["a"]}, "'session' .*a mapping"),
         ({"session": {"a": None}}, "'session'"),
-        ({"session": {"session.disable_prepacking": "1"}}, "set 'prepacking' instead"),
-        ({"session": {"session.load_model_format": "ORT"}}, "graphs are ONNX"),
-        ({"session": {"session.model_external_initializers_file_folder_path": "/"}}, "the model's own file"),
+        (
+            {"session": {"session.disable_prepacking": "1"}},
+            "cannot set 'session.disable_prepacking'; it takes: .*",
+        ),
+        ({"session": {"session.load_model_format": "ORT"}}, "cannot set 'session.load_model_format'"),
+        (
+            {"session": {"session.model_external_initializers_file_folder_path": "/"}},
+            "cannot set 'session.model_",
+        ),
     ],
 )
 def test_a_wrong_option_says_what_is_expected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelLoadError, match=message):
         opened(models.mlp(), **options)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "session.collect_node_memory_stats_to_file",
+        "session.optimized_model_filepath",
+        "session.node_partition_config_file",
+        "session.moe_expert_counter_state_file",
+        "ep.context_file_path",
+    ],
+)
+def test_options_cannot_name_a_file_of_the_host(entry: str, tmp_path: Path) -> None:
+    """They may come from a model's file, and ONNX Runtime would write there."""
+    precious = tmp_path / "precious"
+    precious.write_text("as it was")
+    with pytest.raises(
+        ModelLoadError, match=f"cannot set '{entry}'; it takes: .*session.set_denormal_as_zero"
+    ):
+        opened(models.mlp(), session={entry: str(precious)})
+    assert precious.read_text() == "as it was"
 
 
 def test_a_provider_that_is_not_there_is_refused_unless_fallback_allows_it() -> None:

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,35 @@ def test_a_trap_is_a_typed_error_and_the_next_request_is_answered(
         with pytest.raises(GuestTrap, match=words):
             model.infer(EMPTY)
     model.close()
+
+
+def test_an_empty_text_goes_to_any_address_at_first_touch(tmp_path: Path, binding: str) -> None:
+    """An instance's first access may be of no bytes at all."""
+    head = '(import "kserve_wasm" "request_id" (func $id (param i32 i32 i32) (result i32)))'
+    wat = f"""(module {head} (memory (export "memory") 1)
+        (func (export "infer") (result i32) (call $id (i32.const 0) (i32.const 0) (i32.const 16))))"""
+    model = open_model(tmp_path, wat, binding)
+    model.infer(EMPTY)
+    model.close()
+
+
+def test_long_names_of_a_guest_do_not_fill_its_errors(tmp_path: Path, binding: str) -> None:
+    name = "f" * 90_000
+    model = open_model(
+        tmp_path, infer(f"(call ${name}) (i32.const 0)", head=f"(func ${name} unreachable)"), binding
+    )
+    with pytest.raises(GuestTrap, match=r"^the guest trapped in f{100}…: it reached") as caught:
+        model.infer(EMPTY)
+    assert len(str(caught.value)) < 300
+    model.close()
+    imported = f'(import "{name}\\0a" "g" (func))'
+    with pytest.raises(ArtifactError, match=r"f{100}…; see") as refused:
+        open_model(
+            tmp_path,
+            f'(module {imported} (memory (export "memory") 1) (func (export "infer") (result i32) unreachable))',
+            binding,
+        )
+    assert len(str(refused.value)) < 300
 
 
 def test_a_guest_that_panics_over_a_failure_it_was_told_of_fails_with_that(
@@ -223,6 +253,33 @@ def test_a_guest_without_wasi_in_its_store_cannot_abort_the_process(tmp_path: Pa
     model = open_model(tmp_path, wat, binding)
     model.infer(EMPTY)
     model.close()
+
+
+@pytest.mark.parametrize("fill", [7, 10, 120], ids=["control characters", "empty lines", "one line"])
+def test_what_a_guest_prints_takes_no_more_of_the_host_than_it_may_log(
+    tmp_path: Path, binding: str, fill: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A host call is not ended by the deadline, so what one does is bounded: seen in the memory that it takes."""
+    size = 8 << 20
+    wat = f"""(module
+        (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 130) (data (i32.const 64) "first\\n")
+        (func (export "infer") (result i32)
+          (memory.fill (i32.const 70) (i32.const {fill}) (i32.const {size}))
+          (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const {size}))
+          (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16))))"""
+    model = open_model(tmp_path, wat, binding, log_bytes=100)
+    with caplog.at_level("INFO", "kserve_wasm.guest"):
+        tracemalloc.start()
+        try:
+            model.infer(EMPTY)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    model.close()
+    assert caplog.messages[0] == "guest m: first"
+    assert sum(len(m.removeprefix("guest m: ")) + 1 for m in caplog.messages) <= 100
+    assert peak < size / 8
 
 
 def test_exit_is_an_error_of_that_request(tmp_path: Path, binding: str) -> None:
@@ -400,6 +457,43 @@ def test_deep_recursion_on_the_pools_threads_is_a_trap() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "stack overflowed" in done.stdout
+
+
+def test_a_guests_own_graph_computes_nothing_while_it_is_opened() -> None:
+    """No limit counts ONNX Runtime's memory and no deadline ends an opening: folding 256 MB must not happen."""
+    done = run_alone(
+        """
+        import pathlib, resource, tempfile
+        import numpy as np
+        from onnx import TensorProto, helper, numpy_helper
+        from kserve_wasm.request import InferenceRequest
+        from tests.guest.support import open_model
+        one = numpy_helper.from_array(np.ones(1, np.float32))
+        nodes = [
+            helper.make_node("ConstantOfShape", ["shape"], ["large"], value=one),
+            helper.make_node("ReduceSum", ["large"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["sum", "x"], ["y"]),
+        ]
+        shape = numpy_helper.from_array(np.array([8192, 8192]), "shape")
+        x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy")
+        graph = helper.make_graph(nodes, "g", [x], [y], [shape])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=8)
+        data = model.SerializeToString()
+        text = "".join("\\\\%02x" % byte for byte in data)
+        wat = f'''(module
+            (import "wasi_ephemeral_nn" "load" (func $load (param i32 i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1) (data (i32.const 64) "{text}")
+            (func (export "infer") (result i32)
+              (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const {len(data)}))
+              (call $load (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 16))))'''
+        model = open_model(pathlib.Path(tempfile.mkdtemp()), wat, load_bytes=1 << 20)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        model.infer(InferenceRequest({}))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 64 << 10  # KiB
 
 
 def test_a_small_address_space_does_without_the_pool() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from kserve_wasm.artifact.config import Limits
-from kserve_wasm.errors import GuestError, GuestLimitExceeded, GuestRejected, InvalidRequest
+from kserve_wasm.errors import DeadlineExceeded, GuestError, GuestLimitExceeded, GuestRejected, InvalidRequest
 from kserve_wasm.request import InferenceRequest
 from kserve_wasm.tensors import DTYPES, Tensor
 from kserve_wasm.wasi_nn.host_function import (
@@ -20,6 +21,7 @@ from kserve_wasm.wasi_nn.host_function import (
     NOT_FOUND,
     TOO_LARGE,
 )
+from kserve_wasm.wasi_nn.state import MAX_TEXT_ELEMENTS
 from tests.backends import models
 from tests.wasi_nn.support import NOWHERE, TODAY, Guest, sample, tensors
 
@@ -312,6 +314,22 @@ def test_only_requested_outputs_are_kept_and_one_never_set_is_the_guests_failure
     assert list(answer(guest, z=tensor)) == ["y", "z"]
 
 
+def test_a_texts_elements_are_capped(make_guest: MakeGuest) -> None:
+    """Each becomes an object, in a host call that no deadline ends."""
+    many = MAX_TEXT_ELEMENTS + 1
+    guest = make_guest(memory=4 * many + (1 << 16))
+    data = guest.room(4 * many)
+    create = (DTYPES["BYTES"].onnx, guest.put(struct.pack("<q", many)), 1, data, 4 * many, guest.out)
+    assert guest.kw("tensor_create", *create) == TOO_LARGE
+    assert guest.state.reason.endswith(f"{MAX_TEXT_ELEMENTS} elements, got {many}")
+
+
+def test_an_answer_after_the_deadline_is_none(guest: Guest) -> None:
+    guest.state.deadline = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        guest.state.finish(0)
+
+
 def test_all_outputs_are_wanted_when_none_is_named(guest: Guest) -> None:
     assert guest.handle(guest.kw("output_requested", "anything", guest.out)) == 1
     tensor = make(guest, A)
@@ -360,10 +378,10 @@ def test_the_log_is_capped_for_each_request(make_guest: MakeGuest) -> None:
     guest = make_guest(limits=Limits(log_bytes=10))
     assert guest.kw("log", 0, "12345") == 0
     assert guest.kw("log", 0, "6789") == TOO_LARGE
-    guest.state.print("dropped, because too long")
+    guest.state.print(memoryview(b"dropped, because too long"))
     guest.state.begin(InferenceRequest({}), 1e18)
     assert guest.kw("log", 0, "again") == 0
-    guest.state.print("ab\n")
+    guest.state.print(memoryview(b"ab\n"))
     assert [line for _, line in guest.log] == ["12345", "again", "ab"]
 
 

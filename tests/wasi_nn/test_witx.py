@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from kserve_wasm.artifact.config import Limits
 from kserve_wasm.batching import DirectScheduler
-from kserve_wasm.errors import BackendError, GuestError, InvalidRequest
+from kserve_wasm.errors import BackendError, DeadlineExceeded, GuestError
 from kserve_wasm.wasi_nn.host_function import (
     INVALID_ARGUMENT,
     INVALID_ENCODING,
@@ -22,6 +23,7 @@ from kserve_wasm.wasi_nn.host_function import (
     TOO_LARGE,
     UNSUPPORTED_OPERATION,
 )
+from kserve_wasm.wasi_nn.state import MAX_REASON, MAX_TEXT_ELEMENTS
 from tests.backends import models
 from tests.wasi_nn.support import FORMER, NOWHERE, TODAY, WIT_ORDER, Guest, sample, scheduler, tensors
 
@@ -320,14 +322,89 @@ def test_text_counts_as_the_objects_it_becomes(make_guest: MakeGuest) -> None:
 # --- Errors of graphs
 
 
-def test_a_graphs_refusal_is_kept_as_the_clients_error(guest: Guest) -> None:
+def test_a_graphs_refusal_of_what_the_guest_made_is_the_guests_error(guest: Guest) -> None:
     context = guest.context("sum")
     for index in (0, 1):
         guest.set_input(context, index, np.ones((2, 4), np.float32), F32)
     assert guest.call("compute", context) == INVALID_ARGUMENT
-    assert isinstance(guest.state.cause, InvalidRequest)
-    with pytest.raises(InvalidRequest, match="'a'"):
+    with pytest.raises(GuestError, match=r"^input 'a' must have shape \[-1, 3\]"):
         guest.state.finish(INVALID_ARGUMENT)
+
+
+def test_a_guest_that_goes_on_after_a_failure_does_not_end_with_it(guest: Guest) -> None:
+    """It may free and log before it gives up; after any other call, how it ends is its own affair."""
+    context = guest.context("sum")
+    for index in (0, 1):
+        guest.set_input(context, index, np.ones((2, 4), np.float32), F32)
+    assert guest.call("compute", context) == INVALID_ARGUMENT
+    assert guest.kw("log", 3, "gave up") == 0
+    assert guest.call("finalize_execution_context", context) == 0
+    with pytest.raises(GuestError, match=r"^input 'a'"):
+        guest.state.finish(77)
+    guest.context("sum")
+    assert guest.state.told() is None
+    with pytest.raises(GuestError, match=r"^the guest's infer returned 77 "):
+        guest.state.finish(77)
+
+
+def test_a_failed_graph_keeps_no_frames_alive(guest: Guest, make_guest: MakeGuest) -> None:
+    """Frames would hold the request's tensors, and memory of a guest that is gone."""
+    guest = make_guest({"reshape": models.reshape()})
+    context = guest.context("reshape")
+    guest.set_input(context, 0, np.ones(4, np.float32), F32)
+    guest.set_input(context, 1, np.array([3, 3]), TODAY["INT64"])
+    assert guest.call("compute", context) == RUNTIME_ERROR
+    cause = guest.state.cause
+    assert isinstance(cause, BackendError)
+    assert (cause.__traceback__, cause.__cause__, cause.__context__) == (None, None, None)
+    guest.state.close()
+    assert guest.state.cause is None
+
+
+def test_a_guests_own_texts_are_capped_and_none_is_made_after_the_deadline(guest: Guest) -> None:
+    """Each element becomes an object, in a host call that no deadline ends."""
+    many = MAX_TEXT_ELEMENTS + 1
+    guest = Guest({"join": models.strings()}, memory=4 * many + (1 << 16))
+    context = guest.context("join")
+    assert guest.call("set_input", context, 0, guest.record([many], 3, bytes(4 * many))) == TOO_LARGE
+    assert f"{MAX_TEXT_ELEMENTS} elements, got {many}" in guest.state.reason
+    guest.state.deadline = time.monotonic()
+    assert guest.call("set_input", context, 0, guest.record([2], 3, bytes(8))) == RUNTIME_ERROR
+    with pytest.raises(DeadlineExceeded):
+        guest.state.finish(0)
+    guest.close()
+
+
+def test_no_graph_is_opened_after_the_deadline(make_guest: MakeGuest) -> None:
+    opened = []
+
+    def opener(_encoding: str, data: tuple[bytes, ...]) -> DirectScheduler:
+        opened.append(data)
+        return scheduler(models.identity("FP32"))
+
+    guest = make_guest(limits=Limits(load_bytes=1 << 20), opener=opener)
+    data = b"\x08\x08graph"
+    buffers = guest.put(struct.pack("<II", guest.put(data), len(data)))
+    assert guest.call("load", buffers, 1, 1, 0, guest.out) == 0
+    guest.state.deadline = time.monotonic()
+    assert guest.call("load", buffers, 1, 1, 0, guest.out) == RUNTIME_ERROR
+    assert isinstance(guest.state.cause, DeadlineExceeded)
+    assert opened == [(data,)]
+
+
+def test_a_reason_is_cut_however_long_the_names_in_it_are(make_guest: MakeGuest) -> None:
+    model = models.add_and_subtract()
+    model.graph.input[0].name = model.graph.node[0].input[0] = model.graph.node[1].input[0] = "n" * 100_000
+    guest = make_guest({"g": model})
+    context = guest.context("g")
+    assert guest.call("compute", context) == INVALID_ARGUMENT
+    assert len(guest.state.reason) == MAX_REASON
+    for index in (0, 1):
+        guest.set_input(context, index, np.ones((2, 4), np.float32), F32)
+    assert guest.call("compute", context) == INVALID_ARGUMENT
+    with pytest.raises(GuestError) as caught:
+        guest.state.finish(1)
+    assert len(str(caught.value)) == MAX_REASON
 
 
 def test_a_framework_failure_is_a_runtime_error_with_its_cause(make_guest: MakeGuest) -> None:

@@ -17,12 +17,35 @@ OPTIMIZATIONS = {
 }
 """``graph_optimization`` → a name in ``onnxruntime.GraphOptimizationLevel``."""
 
-OWNED = {
-    "session.disable_prepacking": "set 'prepacking' instead",
-    "session.model_external_initializers_file_folder_path": "weights are the model's own file",
-    "session.load_model_format": "graphs are ONNX",
-}
-"""ONNX Runtime's configuration entries that are not for ``session``, and why."""
+SESSION = (
+    "mlas.disable_kleidiai",
+    "mlas.enable_gemm_fastmath_arm64_bfloat16",
+    "optimization.constant_folding_max_output_size_in_bytes",
+    "optimization.disable_specified_optimizers",
+    "optimization.enable_cast_chain_elimination",
+    "optimization.enable_gelu_approximation",
+    "session.disable_aot_function_inlining",
+    "session.disable_cpu_ep_fallback",
+    "session.disable_double_qdq_remover",
+    "session.disable_qdq_constant_folding",
+    "session.disable_quant_qdq",
+    "session.dynamic_block_base",
+    "session.enable_dq_matmulnbits_fusion",
+    "session.enable_quant_qdq_cleanup",
+    "session.force_spinning_stop",
+    "session.inter_op.allow_spinning",
+    "session.intra_op.allow_spinning",
+    "session.qdq_matmulnbits_accuracy_level",
+    "session.qdq_matmulnbits_block_size",
+    "session.qdqisint8allowed",
+    "session.set_denormal_as_zero",
+    "session.use_device_allocator_for_initializers",
+    "session.x64quantprecision",
+)
+"""ONNX Runtime's configuration entries that ``session`` may have: those that only say how to compute.
+
+Options may come from a model's file, and there are entries that name files of the host to write or to read.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +66,7 @@ class OnnxOptions:
             :data:`MAPPED_FROM` bytes.
         graph_optimization: ``none``, ``basic``, ``extended``, ``layout`` or ``all``.
         fallback: run on the CPU where the device, or a provider of the list, is not there.
-        session: further session configuration entries, as ONNX Runtime spells them.
+        session: further session configuration entries, as ONNX Runtime spells them: those of :data:`SESSION`.
     """
 
     intra_op_threads: int = 0
@@ -107,9 +130,12 @@ def _entries(name: str, value: object) -> dict[str, str]:
         isinstance(k, str) and isinstance(v, str | int | float) for k, v in value.items()
     ):
         raise _wrong(name, "a mapping of configuration entries to text, numbers or true and false", value)
-    for key, reason in OWNED.items():
-        if key in value:
-            raise ModelLoadError(f"option '{name}' of an ONNX graph cannot set '{key}': {reason}")
+    refused = sorted(key for key in value if key not in SESSION)
+    if refused:
+        raise ModelLoadError(
+            f"option '{name}' of an ONNX graph cannot set {', '.join(map(repr, refused))}; "
+            f"it takes: {', '.join(SESSION)}"
+        )
     return {k: str(int(v)) if isinstance(v, bool) else str(v) for k, v in value.items()}
 
 
