@@ -159,7 +159,7 @@ def ask(http_port: int, grpc_port: int) -> bool:
 
     print()
     print(
-        f"{right} of all {len(files)} files were answered as magika's own package answers, over REST and over gRPC"
+        f"{right} of the {len(files)} files were answered as magika's own package answers, over REST and over gRPC"
     )
     for protocol, asker in (("REST", rest), ("gRPC", grpc)):
         milliseconds = asker(*files.values())[2]

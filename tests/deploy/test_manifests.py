@@ -4,6 +4,7 @@ import copy
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -20,6 +21,7 @@ from tests.deploy.manifests import (
     Manifest,
     container,
     crd_schema,
+    read,
 )
 from tests.support import require
 
@@ -87,7 +89,8 @@ def test_a_container_runs_restricted_with_a_read_only_root_and_somewhere_to_writ
 def test_the_cuda_runtime_differs_in_what_cuda_needs_alone() -> None:
     expected = copy.deepcopy(CPU)
     expected["metadata"]["name"] += "-cuda"
-    expected["spec"]["supportedModelFormats"][0]["priority"] = 1
+    # It is chosen by name.
+    expected["spec"]["supportedModelFormats"][0] = {"name": "wasm", "version": "1", "autoSelect": False}
     serving = container(expected)
     serving["image"] += "-cuda"
     serving["env"] = [{"name": "GPU_ENABLED", "value": "true"}]
@@ -131,20 +134,44 @@ def test_every_example_names_a_format_a_protocol_and_a_dns_label() -> None:
         assert DNS_LABEL.fullmatch(service["metadata"]["name"]), name
 
 
-def test_the_kustomization_lists_every_example_once() -> None:
-    listed = yaml.safe_load((EXAMPLES / "kustomization.yaml").read_text())["resources"]
-    # The canary is a second revision of a service that is listed; the rules need the Prometheus operator.
-    apart = {"kustomization.yaml", "canary.yaml", "prometheus-rules.yaml"}
-    assert sorted(listed) == sorted({path.name for path in EXAMPLES.glob("*.yaml")} - apart)
+def test_every_volume_that_an_example_names_is_made_and_can_be_filled() -> None:
+    claim, loader = read(EXAMPLES / "pvc.yaml")
+    name = claim["metadata"]["name"]
+    (volume,) = loader["spec"]["volumes"]
+    assert volume["persistentVolumeClaim"] == {"claimName": name}
+    sources = [service["spec"]["predictor"]["model"]["storageUri"] for service in SERVICES.values()]
+    assert {uri.split("/")[2] for uri in sources if uri.startswith("pvc://")} == {name}
 
 
-@pytest.mark.parametrize("folder", ["examples/deploy"])
-def test_kubectl_builds_the_kustomization(folder: str) -> None:
+def test_the_service_account_that_an_example_names_has_the_secret_beside_it() -> None:
+    secret, account, service = read(EXAMPLES / "s3.yaml")
+    assert service["spec"]["predictor"]["serviceAccountName"] == account["metadata"]["name"]
+    assert account["secrets"] == [{"name": secret["metadata"]["name"]}]
+
+
+def test_scaling_counts_the_requests_of_the_services_own_pods_a_pod() -> None:
+    service = SERVICES["standard"]
+    (scaling,) = service["spec"]["predictor"]["autoScaling"]["metrics"]
+    query, target = scaling["external"]["metric"]["query"], scaling["external"]["target"]
+    assert f'namespace="{service["metadata"]["namespace"]}"' in query
+    assert f'model="{service["metadata"]["name"]}"' in query
+    # KServe 0.21 reads `value` and lets KEDA take it for a mean, one that follows the type reads `averageValue`.
+    assert target["type"] == "AverageValue"
+    assert target["value"] == target["averageValue"]
+
+
+def test_a_kustomization_renames_the_images(tmp_path: Path) -> None:
     kubectl = shutil.which("kubectl")
     require(kubectl, "kubectl is not installed")
+    shutil.copy(ROOT / "serving_runtime.yaml", tmp_path)
+    overlay = {
+        "resources": ["serving_runtime.yaml"],
+        "images": [{"name": "kserve-wasm", "newName": "here/kserve-wasm"}],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     built = subprocess.run(
-        [str(kubectl), "kustomize", folder], cwd=ROOT, capture_output=True, text=True, check=False
+        [str(kubectl), "kustomize", str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert built.returncode == 0, built.stderr
-    services = [d for d in yaml.safe_load_all(built.stdout) if d["kind"] == "InferenceService"]
-    assert {s["metadata"]["name"] for s in services} == {s["metadata"]["name"] for s in SERVICES.values()}
+    images = {container(runtime)["image"] for runtime in yaml.safe_load_all(built.stdout)}
+    assert images == {f"here/{container(runtime)['image']}" for runtime in RUNTIMES}

@@ -24,7 +24,7 @@ def demo(*arguments: str) -> str:
 
 def test_the_demo_answers_as_magika_does_and_stops_by_itself() -> None:
     printed = demo()
-    (right, asked) = re.findall(r"^(\d+) of all (\d+) files were answered as magika", printed, re.MULTILINE)[
+    (right, asked) = re.findall(r"^(\d+) of the (\d+) files were answered as magika", printed, re.MULTILINE)[
         0
     ]
     assert right == asked
