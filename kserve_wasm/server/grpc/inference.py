@@ -9,26 +9,13 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
-
 from kserve_wasm.metrics import UNKNOWN_MODEL, ProtocolMetrics
 from kserve_wasm.server.grpc import codec
 from kserve_wasm.server.grpc.messages import ModelStreamInferResponse
-from kserve_wasm.server.grpc.status import abort, status_of
+from kserve_wasm.server.grpc.status import Failure, abort, failure_of
 from kserve_wasm.server.repository import WasmModelRepository
 
 logger = logging.getLogger(__name__)
-
-
-class _FailedError(Exception):
-    """A request that ends with an error, as its client will see it."""
-
-    def __init__(self, code: grpc.StatusCode, text: str, cause: Exception, request_id: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
-        self.cause = cause
-        self.request_id = request_id
 
 
 class Inference:
@@ -45,11 +32,11 @@ class Inference:
 
     async def infer(self, data: bytes, context: Any) -> bytes:
         """Answer one ``ModelInferRequest`` with a ``ModelInferResponse``."""
-        try:
-            answer: bytes = (await self._answer(data, context)).SerializeToString()
-        except _FailedError as failed:
-            await abort(context, failed.code, failed.text, failed.cause)
-        return answer
+        answer, _ = await self._answer(data, context)
+        if isinstance(answer, Failure):
+            del data
+            await abort(context, answer)
+        return answer.SerializeToString()  # type: ignore[no-any-return]
 
     async def stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Answer each request of a stream with one answer, in their order.
@@ -58,15 +45,16 @@ class Inference:
         goes on (Triton's behaviour).
         """
         async for data in requests:
-            try:
-                answer = ModelStreamInferResponse(infer_response=await self._answer(data, context))
-            except _FailedError as failed:
-                answer = ModelStreamInferResponse(error_message=failed.text)
-                answer.infer_response.id = failed.request_id
+            result, request_id = await self._answer(data, context)
+            if isinstance(result, Failure):
+                answer = ModelStreamInferResponse(error_message=result.text)
+                answer.infer_response.id = request_id
+            else:
+                answer = ModelStreamInferResponse(infer_response=result)
             yield answer.SerializeToString()
 
-    async def _answer(self, data: bytes, context: Any) -> Any:
-        """Answer a request, and count it; raises _FailedError."""
+    async def _answer(self, data: bytes, context: Any) -> tuple[Any | Failure, str]:
+        """Answer a request, and count it; gives the ``ModelInferResponse`` or the failure, and the request's id."""
         started = time.monotonic()
         # The client's own deadline counts beside the model's timeout; None is a client that sets none.
         remaining = context.time_remaining()
@@ -84,11 +72,11 @@ class Inference:
             self._finished(metrics, "CANCELLED", started, len(data), 0)
             raise
         except Exception as error:
-            code, text = status_of(error)
-            self._finished(metrics, code.name, started, len(data), 0)
-            raise _FailedError(code, text, error, request_id) from None
+            failure = failure_of(error)
+            self._finished(metrics, failure.code.name, started, len(data), 0)
+            return failure, request_id
         self._finished(metrics, "OK", started, len(data), answer.ByteSize())
-        return answer
+        return answer, request_id
 
     def _finished(
         self, metrics: ProtocolMetrics, code: str, started: float, received: int, sent: int

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from kserve_wasm.errors import InvalidRequest
 from kserve_wasm.server.grpc.messages import INFERENCE, message
-from kserve_wasm.server.grpc.status import abort, status_of
+from kserve_wasm.server.grpc.status import abort, failure_of
 from kserve_wasm.server.metadata import model_config, model_metadata, server_metadata
 from kserve_wasm.server.peers import Peers
 from kserve_wasm.server.repository import WasmModelRepository
@@ -107,7 +107,8 @@ def _unary(name: str, method: Callable[[Any], Awaitable[dict[str, Any]]]) -> grp
                 raise InvalidRequest(f"the message is not a {name}Request of {INFERENCE}") from None
             return ParseDict(await method(request), answer_class()).SerializeToString()  # type: ignore[no-any-return]
         except Exception as error:
-            await abort(context, *status_of(error), error)
-            raise AssertionError("abort raises") from None
+            failure = failure_of(error)
+        del data
+        return await abort(context, failure)
 
     return grpc.unary_unary_rpc_method_handler(handle)
