@@ -33,5 +33,5 @@ def test_model_yaml_shows_every_key_and_the_defaults():
     assert found.graphs[1].weights == "graphs/tokens.bin"
     assert set(found.document) == {
         *("module", "name", "version", "inputs", "outputs", "graphs", "device", "limits", "instances"),
-        *("parameters", "batching", "nn"),
+        *("parameters", "batching", "nn", "version_policy"),
     }
