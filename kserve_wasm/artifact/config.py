@@ -16,13 +16,17 @@ NN_LOAD_BYTES = 64 * MIB
 """What WASI-NN ``load`` takes where ``model.yaml`` allows it without a size (``nn: {allow_load: true}``)."""
 
 
+MAX_TABLE_ELEMENTS = 100_000
+"""What an instance's table may hold at most: the room that the engine keeps for every instance."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one instance of a guest may take.
 
     Attributes:
         memory: bytes of linear memory.
-        table_elements: elements of its tables together.
+        table_elements: elements of its table, of which it may have one; at most :data:`MAX_TABLE_ELEMENTS`.
         handles: tensors, graphs and execution contexts alive at once.
         tensor_bytes: bytes of host memory in tensors the guest made or received from graphs.
         load_bytes: bytes given to WASI-NN ``load``; 0 refuses every such call.

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from kserve_wasm.artifact.config import NN_LOAD_BYTES, Instances, Limits
+from kserve_wasm.artifact.config import MAX_TABLE_ELEMENTS, NN_LOAD_BYTES, Instances, Limits
 from kserve_wasm.artifact.manifest import place
 from kserve_wasm.artifact.schema import NAME, VERSION, Node, Where
 from kserve_wasm.backends.base import Device
@@ -19,6 +19,8 @@ from kserve_wasm.tensors import TensorSpec
 FILE_NAME = "model.yaml"
 MAX_BYTES = 1 << 20
 _WASM32 = 2**32
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_LONGEST_NUMBER = 140  # characters: 64 binary digits with underscores between them are 129 and a prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +113,15 @@ def _index(node: yaml.Node, where: Where, lines: dict[Where, int], seen: set[int
             f"{FILE_NAME}{place(where)}: anchors and aliases are not read here; write the value out"
         )
     seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
+    if isinstance(node, yaml.ScalarNode):
+        _check_scalar(node)
+    elif isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
             _index(item, (*where, i), lines, seen)
     elif isinstance(node, yaml.MappingNode):
         for key, item in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                _check_scalar(key)
             inner = (*where, str(key.value))
             if inner in lines:
                 raise ModelLoadError(
@@ -123,6 +129,17 @@ def _index(node: yaml.Node, where: Where, lines: dict[Where, int], seen: set[int
                 )
             lines[inner] = key.start_mark.line + 1
             _index(item, inner, lines, seen)
+
+
+def _check_scalar(node: yaml.ScalarNode) -> None:
+    """Refuses what Python takes and nothing after it: text that has no UTF-8, and numbers of any length."""
+    line = f"{FILE_NAME}, line {node.start_mark.line + 1}"
+    if not node.value.isascii() and any("\ud800" <= c <= "\udfff" for c in node.value):
+        raise ModelLoadError(
+            f"{line}: expected Unicode text, got half of a surrogate pair ('\\ud800' or the like)"
+        )
+    if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+        raise ModelLoadError(f"{line}: expected a number of 64 bits, got one of {len(node.value)} characters")
 
 
 def _version(node: Node) -> str:
@@ -177,7 +194,7 @@ _Readers = Mapping[str, Callable[[Node], Any]]
 
 _LIMITS: _Readers = {
     "memory": lambda node: node.size(_WASM32),
-    "table_elements": lambda node: node.integer(0, _WASM32 - 1),
+    "table_elements": lambda node: node.integer(0, MAX_TABLE_ELEMENTS),
     "handles": lambda node: node.integer(0, _WASM32 - 1),
     "tensor_bytes": Node.size,
     "log_bytes": Node.size,

@@ -67,7 +67,8 @@ def _values(
     kind = spec.dtype.numpy.kind
     if spec.dtype.itemsize == 0:
         words = np.array(_WORDS if below > _INTEGERS[1] else _NUMBERS, dtype=object)
-        return words[rng.integers(0, len(words), shape)].reshape(shape)
+        # Of a scalar, indexing gives the word and no array.
+        return np.asarray(words[rng.integers(0, len(words), shape)], dtype=object).reshape(shape)
     if kind == "b":
         return rng.integers(0, 2, shape).astype(np.bool_)
     if kind in "iu":

@@ -14,6 +14,7 @@ from pathlib import Path
 import wasmtime
 from wasmtime import _ffi as ffi
 
+from kserve_wasm.artifact.config import MAX_TABLE_ELEMENTS
 from kserve_wasm.guest.ticker import Ticker, start_ticker
 
 POOL_SLOTS = 512
@@ -27,6 +28,10 @@ WASM_STACK = 512 * 1024
 
 THREAD_STACK = 4 * 1024 * 1024
 """Bytes of stack for threads that run guests. Below about 1 MB a deeply recursive guest ends the process."""
+
+MEMORIES = TABLES = 1
+"""What an instance may have of each: the engine counts the limits of :class:`~kserve_wasm.artifact.config.Limits` for
+every memory and every table by itself."""
 
 _MEMORY_RESERVATION = 1 << 32  # the 4 GiB that a 32-bit memory can have: its base then never moves
 
@@ -69,12 +74,15 @@ def _engine() -> Engine:
     config.parallel_compilation = False
     config.wasm_threads = False  # a shared memory could change under the host's hands
     config.wasm_memory64 = False  # addresses in the ABI are 32-bit
+    config.wasm_multi_memory = False  # each would have the whole limit
+    config.wasm_gc = False  # its heap would come on top of the limit
+    config.wasm_function_references = False
     config.memory_may_move = False
     config.memory_reservation = _MEMORY_RESERVATION
     config.max_wasm_stack = WASM_STACK
     pooled = _use_pooling(config)
     wasmtime_engine = wasmtime.Engine(config)
-    settings = f"pool={pooled} stack={WASM_STACK}"
+    settings = f"pool={pooled} stack={WASM_STACK} table={MAX_TABLE_ELEMENTS}"
     identity = f"wasmtime {version('wasmtime')} {settings} {_cpu()}"
     return Engine(wasmtime_engine, start_ticker(wasmtime_engine), pooled, identity)
 
@@ -90,6 +98,9 @@ def _use_pooling(config: wasmtime.Config) -> bool:
     ffi.wasmtime_pooling_allocation_config_total_core_instances_set(pool, POOL_SLOTS)
     ffi.wasmtime_pooling_allocation_config_total_memories_set(pool, POOL_SLOTS)
     ffi.wasmtime_pooling_allocation_config_total_tables_set(pool, POOL_SLOTS)
+    ffi.wasmtime_pooling_allocation_config_max_memories_per_module_set(pool, MEMORIES)
+    ffi.wasmtime_pooling_allocation_config_max_tables_per_module_set(pool, TABLES)
+    ffi.wasmtime_pooling_allocation_config_table_elements_set(pool, MAX_TABLE_ELEMENTS)
     ffi.wasmtime_pooling_allocation_config_max_memory_size_set(pool, _MEMORY_RESERVATION)
     ffi.wasmtime_pooling_allocation_config_linear_memory_keep_resident_set(pool, KEEP_RESIDENT)
     ffi.wasmtime_pooling_allocation_config_table_keep_resident_set(pool, KEEP_RESIDENT)

@@ -10,7 +10,7 @@ from typing import Any
 import wasmtime
 
 from kserve_wasm.guest.binding import I32, I64, ModuleShape, Unbound, to_error
-from kserve_wasm.guest.engine import Engine
+from kserve_wasm.guest.engine import MEMORIES, TABLES, Engine
 from kserve_wasm.guest.host_functions import HOST_FUNCTIONS
 from kserve_wasm.guest.memory import LinearMemory
 from kserve_wasm.guest.state import InstanceState, invoke
@@ -60,7 +60,7 @@ class ReferenceBinding:
     def instantiate(self, state: InstanceState, ticks: int) -> ReferenceInstance:
         """A new instance. See :meth:`~kserve_wasm.guest.binding.Binding.instantiate`."""
         store = wasmtime.Store(self._engine.wasmtime)
-        store.set_limits(state.limits.memory, state.limits.table_elements, 1)
+        store.set_limits(state.limits.memory, state.limits.table_elements, 1, TABLES, MEMORIES)
         store.set_epoch_deadline(ticks)
         state.memory = Unbound()
         if self._wasi:

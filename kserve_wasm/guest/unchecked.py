@@ -24,7 +24,7 @@ from wasmtime import _ffi as ffi
 
 from kserve_wasm.errors import WasmServingError
 from kserve_wasm.guest.binding import I32, I64, ModuleShape, Unbound, to_error
-from kserve_wasm.guest.engine import Engine
+from kserve_wasm.guest.engine import MEMORIES, TABLES, Engine
 from kserve_wasm.guest.host_functions import HOST_FUNCTIONS
 from kserve_wasm.guest.memory import LinearMemory
 from kserve_wasm.guest.state import InstanceState, invoke
@@ -46,7 +46,8 @@ def _function(library: ctypes.CDLL, name: str, result: Any, *parameters: Any) ->
 
 _store_new = _function(_kept, "wasmtime_store_new", c_void_p, c_void_p, c_void_p, c_void_p)
 _store_context = _function(_kept, "wasmtime_store_context", c_void_p, c_void_p)
-_store_delete = _function(_kept, "wasmtime_store_delete", None, c_void_p)
+_store_delete = _function(_released, "wasmtime_store_delete", None, c_void_p)
+_store_delete_kept = _function(_kept, "wasmtime_store_delete", None, c_void_p)
 _store_limiter = _function(_kept, "wasmtime_store_limiter", None, c_void_p, *[c_int64] * 5)
 _set_epoch_deadline = _function(_kept, "wasmtime_context_set_epoch_deadline", None, c_void_p, c_uint64)
 _set_wasi = _function(_kept, "wasmtime_context_set_wasi", c_void_p, c_void_p, c_void_p)
@@ -68,6 +69,10 @@ _call = _function(
     _released, "wasmtime_func_call_unchecked", c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p
 )
 _trap_new = _function(_kept, "wasmtime_trap_new", c_size_t, ctypes.c_char_p, c_size_t)
+
+
+LARGE_MEMORY = 4 << 20
+"""Bytes of memory above which an instance is freed without the interpreter lock: the system takes 0.1 ms a MB back."""
 
 
 class _Scratch(ctypes.Structure):
@@ -210,7 +215,7 @@ class UncheckedBinding:
     def _start(self, store: int, context: int, state: InstanceState, ticks: int, scratch: int) -> int:
         """Fills the new store with an instance."""
         limits = state.limits
-        _store_limiter(store, limits.memory, limits.table_elements, 1, -1, -1)
+        _store_limiter(store, limits.memory, limits.table_elements, 1, TABLES, MEMORIES)
         _set_epoch_deadline(context, ticks)
         state.memory = _UNBOUND
         if self._wasi:
@@ -280,7 +285,9 @@ class UncheckedInstance:
         store, self._store = self._store, 0
         if store:
             self.state.memory = _UNBOUND
-            _store_delete(store)
+            memory = self._scratch_address + _MEMORY + _OF
+            large = _memory_size(self._context, memory) > LARGE_MEMORY
+            (_store_delete if large else _store_delete_kept)(store)
 
 
 def _raise(error: int | None, trap: int | None, state: InstanceState) -> None:

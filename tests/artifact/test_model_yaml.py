@@ -128,6 +128,15 @@ def test_graphs_of_the_guests_own_are_loaded_only_where_it_is_allowed(nn, load_b
         ("when: 2001-99-99", "expected YAML"),
         ("? [a]\n: b", "expected YAML|unknown key"),
         ("name: 'a\x00b'", "expected YAML"),
+        ("limits: {table_elements: 100001}", "from 0 to 100000, got 100001"),
+        ('parameters: {a: "\\ud800"}', "line 1: expected Unicode text, got half of a surrogate pair"),
+        ('batching: {a: [{"\\udfff": 1}]}', "line 1: expected Unicode text"),
+        ('"\\ud800": 1', "line 1: expected Unicode text"),
+        ("limits:\n  handles: 0x" + "f" * 5000, "line 2: expected a number of 64 bits, got one of 5002 "),
+        ("parameters: {a: 0x" + "f" * 5000 + "}", "line 1: expected a number of 64 bits"),
+        ("? 0x" + "f" * 5000 + "\n: 1", "line 1: expected a number of 64 bits"),
+        ("name: 1" + ":10" * 5000, "line 1: expected a number of 64 bits"),
+        ("name: 1" + ":10" * 5000 + ".5", "line 1: expected a number of 64 bits"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line_and_key(text, message):

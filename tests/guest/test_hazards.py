@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kserve_wasm.artifact.config import MAX_TABLE_ELEMENTS
 from kserve_wasm.errors import (
     ArtifactError,
     DeadlineExceeded,
@@ -26,7 +27,9 @@ from kserve_wasm.errors import (
     WasmServingError,
 )
 from kserve_wasm.guest import GuestModel
+from kserve_wasm.guest.state import InstanceState
 from kserve_wasm.request import InferenceRequest
+from kserve_wasm.wasi_nn import GraphRegistry
 from tests.guest.support import ECHO, IMPORTS, open_model, request
 
 EMPTY = InferenceRequest({})
@@ -210,6 +213,85 @@ def test_a_table_bomb_is_refused_elements(tmp_path: Path, binding: str) -> None:
     model = open_model(tmp_path, infer(body, head="(table $t 1 funcref)"), binding)
     model.infer(EMPTY)  # it saw -1
     model.close()
+
+
+def test_a_table_may_have_as_many_elements_as_model_yaml_can_say(tmp_path: Path, binding: str) -> None:
+    head = f"(table {MAX_TABLE_ELEMENTS} funcref)"
+    model = open_model(
+        tmp_path, infer("(i32.const 0)", head=head), binding, table_elements=MAX_TABLE_ELEMENTS
+    )
+    model.infer(EMPTY)
+    model.close()
+
+
+MANY = {
+    "memories": "(memory 1)",
+    "tables": "(table 1 funcref) (table 1 funcref)",
+    "garbage-collected types": "(type (struct (field i32)))",
+}
+
+
+@pytest.mark.parametrize("head", MANY.values(), ids=MANY)
+def test_what_would_have_limits_of_its_own_is_refused(tmp_path: Path, binding: str, head: str) -> None:
+    """The engine counts a limit for each memory and table by itself: twenty memories would have twenty times it."""
+    with pytest.raises(ArtifactError, match="not a module that the engine accepts"):
+        open_model(tmp_path, infer("(i32.const 0)", head=head), binding)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS binds on Linux")
+@pytest.mark.parametrize("head", MANY.values(), ids=MANY)
+def test_it_is_refused_without_a_pool_too(tmp_path: Path, binding: str, head: str) -> None:
+    wat = infer("(i32.const 0)", head=head)
+    done = run_alone(f"""
+        import resource
+        from pathlib import Path
+        resource.setrlimit(resource.RLIMIT_AS, (6 << 40, 6 << 40))
+        from kserve_wasm.errors import WasmServingError
+        from kserve_wasm.guest.engine import engine
+        from tests.guest.support import open_model
+        assert not engine().pooled
+        try:
+            open_model(Path({str(tmp_path)!r}), {wat!r}, {binding!r}).probe()
+        except WasmServingError as error:
+            print(type(error).__name__)
+    """)
+    assert done.stdout.strip() in ("ArtifactError", "GuestLimitExceeded"), done.stderr
+
+
+def test_the_memory_of_a_large_guest_is_given_back_without_the_interpreter_lock(tmp_path: Path) -> None:
+    """It takes the system 0.1 s a GiB, in which every other request would wait."""
+    body = "(memory.fill (i32.const 0) (i32.const 1) (i32.const 134217728)) (i32.const 0)"
+    model = open_model(tmp_path, infer(body, memory="2048"))
+    assert model._binding is not None
+    others = 0
+    stop = threading.Event()
+
+    def other() -> None:
+        nonlocal others
+        while not stop.is_set():
+            others += 1
+            time.sleep(0.0005)
+
+    interval = sys.getswitchinterval()
+    thread = threading.Thread(target=other)
+    thread.start()
+    sys.setswitchinterval(100)  # the lock changes hands where it is given up, and nowhere else
+    try:
+        for _ in range(50):
+            state = InstanceState(GraphRegistry({}), model.config.limits, {}, lambda *_: None)
+            instance = model._binding.instantiate(state, 1 << 40)
+            instance.call("infer")
+            before = others
+            instance.close()
+            ran = others - before
+            if ran:
+                break
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
+        thread.join()
+        model.close()
+    assert ran, "no other thread ran while an instance was freed"
 
 
 WILD = [0, 1, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF]
