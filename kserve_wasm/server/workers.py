@@ -21,11 +21,11 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from kserve_wasm.errors import ModelLoadError, WasmServingError
+from kserve_wasm.errors import ModelNotReady, WasmServingError
 from kserve_wasm.server.link import Link
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,9 @@ class _Supervisor:
             loop.add_signal_handler(sig, self._stop, sig)
         self._keep(0)
         await self._end.wait()
-        await asyncio.gather(*self._keepers)
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        for worker in self._workers:  # none, unless its keeper failed
+            worker.signal(signal.SIGKILL)
         for reserved in self._reserved:
             reserved.close()
         assert self._status is not None
@@ -145,18 +147,29 @@ class _Supervisor:
                 worker.signal(sig)
 
     def _keep(self, index: int) -> None:
-        self._keepers.append(asyncio.create_task(self._run_worker(index)))
+        self._keepers.append(self._task(self._run_worker(index)))
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A worker cannot be started, say, because memory or descriptors are used up: the container starts anew.
+            logger.error("the supervisor failed", exc_info=error)
+            self._finish(1)
 
     async def _run_worker(self, index: int) -> None:
         """Run one worker, and then its successor, until the end."""
         failures = 0
         while not self._end.is_set():
-            worker, life = await self._start(index)
+            worker, attending = await self._start(index)
             if self._end.is_set():
                 worker.signal(signal.SIGTERM)
             status = await worker.process.wait()
             self._workers.discard(worker)
-            life.cancel()
+            attending.cancel()
             self._forget_gauges(index)
             # As a shell tells it: a signal is 128 and its number.
             code = status if status >= 0 else 128 - status
@@ -181,7 +194,7 @@ class _Supervisor:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._end.wait(), delay)
 
-    async def _start(self, index: int) -> tuple[_Worker, asyncio.Future[Any]]:
+    async def _start(self, index: int) -> tuple[_Worker, asyncio.Task[None]]:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -207,7 +220,15 @@ class _Supervisor:
         self._workers.add(worker)
         ours.setblocking(False)
         await worker.link.open(ours)
-        return worker, asyncio.gather(worker.link.run(), self._bring_up(worker))
+        return worker, self._task(self._attend(worker))
+
+    async def _attend(self, worker: _Worker) -> None:
+        """Answer a worker's calls until it is gone, and bring it up meanwhile."""
+        bringing = self._task(self._bring_up(worker))
+        try:
+            await worker.link.run()
+        finally:
+            bringing.cancel()
 
     async def _bring_up(self, worker: _Worker) -> None:
         """Lead a worker from its start to where it listens."""
@@ -278,7 +299,7 @@ class _Supervisor:
             try:
                 await origin.link.call(change, timeout=CHANGE_SECONDS, name=name)
             except asyncio.TimeoutError:
-                raise ModelLoadError(
+                raise ModelNotReady(
                     f"model '{name}' took more than {CHANGE_SECONDS:g} s to {change}"
                 ) from None
             if self._models is not None:
@@ -289,7 +310,7 @@ class _Supervisor:
             reasons = await asyncio.gather(*(self._follow(worker, change, name) for worker in others))
         failed = [reason for reason in reasons if reason]
         if failed:
-            raise ModelLoadError(
+            raise ModelNotReady(
                 f"the {change} of model '{name}' succeeded in one worker and failed in {len(failed)} of "
                 f"{len(others)} others ({'; '.join(failed)}): try again"
             )
