@@ -32,7 +32,7 @@ def load_model_dir(path: Path, name: str) -> list[ModelConfig]:
         One configuration a version, in ascending order.
 
     Raises:
-        ModelLoadError: it is not such a directory; the message says what was found.
+        ModelLoadError: it is not such a directory; the message has a line for each mistake that was found.
         ArtifactError: a ``.wasm`` file is damaged.
     """
     if path.is_file():
@@ -51,16 +51,25 @@ def load_model_dir(path: Path, name: str) -> list[ModelConfig]:
         )
     if overrides.version is not None:
         overrides.fail(("version",), "numbered directories give the version; remove this key")
-    configs = []
+    configs, mistakes = [], []
     for directory in versions:
-        inside = _inside(base, directory.name, Overrides(), ())
-        own = _overrides(inside)
-        if own.version not in (None, directory.name):
-            own.fail(("version",), f"the directory gives version {directory.name}, got {own.version}")
-        effective = own if own.document else overrides
-        config = _configure(inside, _module(inside, effective), effective, name)
-        configs.append(replace(config, version=directory.name, raw={**config.raw, "version": directory.name}))
+        try:
+            configs.append(_version(base, directory.name, overrides, name))
+        except ModelLoadError as error:  # noqa: PERF203
+            mistakes += [f"version {directory.name}: {line}" for line in str(error).splitlines()]
+    if mistakes:
+        raise ModelLoadError("\n".join(mistakes))
     return configs
+
+
+def _version(base: Path, number: str, overrides: Overrides, name: str) -> ModelConfig:
+    inside = _inside(base, number, Overrides(), ())
+    own = _overrides(inside)
+    if own.version not in (None, number):
+        own.fail(("version",), f"the directory gives version {number}, got {own.version}")
+    effective = own if own.document else overrides
+    config = _configure(inside, _module(inside, effective), effective, name)
+    return replace(config, version=number, raw={**config.raw, "version": number})
 
 
 def is_model_dir(path: Path) -> bool:

@@ -64,6 +64,8 @@ def _run(arguments: argparse.Namespace) -> int:
     except Exception as error:
         if arguments.debug:
             traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = (
+            "; ".join(" ".join(line.split()) for line in str(error).splitlines()) or type(error).__name__
+        )
         print(f"error: {message}", file=sys.stderr)
         return 1

@@ -148,6 +148,20 @@ def test_what_is_wrong_with_a_directory_is_said(files, message, tmp_path):
         load_model_dir(tmp_path, "m")
 
 
+def test_mistakes_of_all_versions_are_told(tmp_path):
+    write(tmp_path / "2" / "model.wasm", b"(module)")
+    write(tmp_path / "3" / "model.wasm", MODEL)
+    write(tmp_path / "10" / "model.wasm", MODEL)
+    write(tmp_path / "10" / "model.yaml", b"device: tpu\nnme: x")
+    with pytest.raises(ModelLoadError) as caught:
+        load_model_dir(tmp_path, "m")
+    lines = str(caught.value).split("\n")
+    assert lines[0].startswith("version 2: expected a WebAssembly module")
+    assert lines[1].startswith("version 10: model.yaml, line 1, device: expected one of cpu, gpu")
+    assert lines[2].startswith("version 10: model.yaml, line 1: unknown key 'nme'")
+    assert len(lines) == 3
+
+
 def test_a_directory_that_is_not_there_is_named_by_its_model():
     with pytest.raises(ModelLoadError, match="the model directory of 'm' does not exist"):
         load_model_dir(Path("/nowhere/at/all"), "m")

@@ -81,6 +81,14 @@ def test_what_is_no_model_is_named_as_it_was_given(command, onnx_model, kserve_w
     assert f"kserve-wasm convert {onnx_model} -o model.wasm" in done.err
 
 
+def test_several_mistakes_are_one_line_too(tmp_path, kserve_wasm):
+    (tmp_path / "model.yaml").write_text("device: tpu\nname: 3\n")
+    assert kserve_wasm("run", tmp_path).err == (
+        f"error: {tmp_path}: model.yaml, line 1, device: expected one of cpu, gpu; got 'tpu'; "
+        "model.yaml, line 2, name: expected text, got 3\n"
+    )
+
+
 def test_debug_shows_where_an_error_comes_from(tmp_path, kserve_wasm):
     done = kserve_wasm("inspect", tmp_path / "none.wasm", "--debug")
     assert done.status == 1

@@ -82,5 +82,5 @@ def test_a_graph_in_two_parts_is_merged(tmp_path):
 @pytest.mark.parametrize("data", [b"\x0b\x0c", b"\x80" * 12, b"\x3a\x05abc"])
 def test_what_is_no_protobuf_is_refused(data, tmp_path):
     (tmp_path / "m.onnx").write_bytes(data)
-    with pytest.raises(ConversionError, match=r"'m\.onnx' is not an ONNX model"):
+    with pytest.raises(ConversionError, match=r"/m\.onnx' is not an ONNX model"):
         read_onnx(tmp_path / "m.onnx")
