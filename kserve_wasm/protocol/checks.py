@@ -82,6 +82,18 @@ def check_parameters(parameters: Any, of: str = "the request") -> dict[str, Para
     return parameters
 
 
+def timeout_of(parameters: Mapping[str, Parameter]) -> float:
+    """Seconds that the client gives its request: Triton's parameter ``timeout``, in µs there; inf without one.
+
+    Raises:
+        InvalidRequest: it is no whole number of 0 or more; 0 is no limit.
+    """
+    timeout = parameters.get("timeout", 0)
+    if type(timeout) is not int or timeout < 0:
+        raise InvalidRequest(f"parameter 'timeout' must be microseconds, 0 or more, got {brief(timeout)}")
+    return timeout / 1e6 if timeout else math.inf
+
+
 def brief(value: Any) -> str:
     """A JSON value for an error message: short, and safe for values of any size and depth."""
     if isinstance(value, str):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from kserve_wasm.tensors import DTYPES, Tensor
 from tests.backends.models import mlp_oracle
-from tests.server.models import identity_name
+from tests.server.models import ECHO, identity_name, write_guest
 from tests.server.process import Server
 
 SHAPES = [(), (1,), (0,), (0, 4), (2, 3), (2, 0, 3), (1, 2, 1, 2, 1)]
@@ -188,7 +191,7 @@ ONE = np.zeros((1, 4), np.float32)
     [
         (lambda r: setattr(r, "model_name", "nobody"), "NOT_FOUND", "no model 'nobody'"),
         (lambda r: setattr(r, "model_name", "../mlp"), "NOT_FOUND", "no model '../mlp'"),
-        (lambda r: setattr(r, "model_version", "9"), "NOT_FOUND", "no version '9'"),
+        (lambda r: setattr(r, "model_version", "9"), "NOT_FOUND", "does not serve version '9'"),
         (lambda r: r.inputs[0].shape.append(2), "INVALID_ARGUMENT", "input 'x'"),
         (lambda r: r.inputs[0].shape.__setitem__(0, -1), "INVALID_ARGUMENT", "got -1"),
         (lambda r: r.inputs[0].shape.__setitem__(0, 2**62), "INVALID_ARGUMENT", "larger than any request"),
@@ -269,6 +272,116 @@ def test_the_models_timeout_ends_a_guest_that_does_not(stub):
 
 def test_the_clients_deadline_ends_a_guest_that_does_not(stub):
     assert refused(stub, raw_request("forever", "FP32", ONE), timeout=0.05)[0] == "DEADLINE_EXCEEDED"
+
+
+def test_the_clients_timeout_parameter_ends_a_guest_that_does_not(server: Server):
+    """Microseconds; the model's own limit of 0.3 s would end it too, and in other words."""
+    with (
+        triton.InferenceServerClient(server.grpc) as client,
+        pytest.raises(InferenceServerException) as raised,
+    ):
+        client.infer("forever", [triton_input("x", "FP32", ONE)], timeout=1)
+    assert raised.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+    assert "the deadline passed" in raised.value.message()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        service_pb2.InferParameter(int64_param=-1),
+        service_pb2.InferParameter(string_param="1s"),
+        service_pb2.InferParameter(double_param=0.5),
+        service_pb2.InferParameter(bool_param=True),
+    ],
+    ids=str,
+)
+def test_a_timeout_that_is_no_number_of_microseconds_is_refused(stub, value):
+    request = raw_request("mlp", "FP32", ONE)
+    request.parameters["timeout"].CopyFrom(value)
+    code, details = refused(stub, request)
+    assert code == "INVALID_ARGUMENT"
+    assert "'timeout' must be microseconds" in details
+
+
+def test_many_strings_pass(stub):
+    array = values("BYTES", (200, 100))
+    request = raw_request("identity_bytes", "BYTES", array)
+    assert stub.ModelInfer(request).raw_output_contents == request.raw_input_contents
+    request = service_pb2.ModelInferRequest(model_name="identity_bytes")
+    request.inputs.add(name="x", datatype="BYTES", shape=array.shape).contents.bytes_contents.extend(
+        array.reshape(-1).tolist()
+    )
+    assert stub.ModelInfer(request).raw_output_contents == [bytes(Tensor.from_numpy(array).buffer())]
+
+
+def cut_off_strings() -> service_pb2.ModelInferRequest:
+    request = raw_request("m", "BYTES", values("BYTES", (100_000,)))
+    request.raw_input_contents[0] = request.raw_input_contents[0][:-1]
+    return request
+
+
+def typed_values_one_of_which_does_not_fit() -> service_pb2.ModelInferRequest:
+    request = service_pb2.ModelInferRequest(model_name="m")
+    item = request.inputs.add(name="x", datatype="INT8", shape=[100_000])
+    item.contents.int_contents.extend([*[1] * 99_999, 1000])
+    return request
+
+
+TURNS = """
+import asyncio, sys
+from pathlib import Path
+
+from kserve_wasm.artifact import load_model_dir
+from kserve_wasm.guest.pool import GuestPool
+from kserve_wasm.model import WasmModel
+from kserve_wasm.server.grpc.inference import Inference
+from kserve_wasm.server.repository import WasmModelRepository
+
+directory, message = map(Path, sys.argv[1:])
+
+
+class Context:
+    def time_remaining(self):
+        return None
+
+
+async def requests():
+    yield message.read_bytes()
+
+
+async def main():
+    repository = WasmModelRepository(directory, None, None)
+    model = WasmModel(load_model_dir(directory, "m")[0], GuestPool(1))
+    model.load()
+    repository.update(model)
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    async for answer in Inference(repository, False).stream(requests(), Context()):
+        assert b"input 'x'" in answer, answer
+    assert turns > 0
+    counting.cancel()
+    await repository.close()
+
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("make", [cut_off_strings, typed_values_one_of_which_does_not_fit])
+def test_the_event_loop_goes_on_while_much_is_decoded(make, tmp_path):
+    """The request is refused when it was read to its end: without a thread it never lets go of the loop."""
+    directory = write_guest(ECHO, tmp_path / "m")
+    (tmp_path / "message").write_bytes(make().SerializeToString())
+    command = [sys.executable, "-c", TURNS, str(directory), str(tmp_path / "message")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_stream_answers_each_request_and_outlives_errors(server: Server):

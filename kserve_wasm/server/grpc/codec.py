@@ -32,6 +32,10 @@ _CONTENTS = {
 _MAX_BYTES = (1 << 31) - (1 << 20)
 """Of tensors in one message: protobuf ends at 2 GiB, names and shapes included."""
 
+_INLINE_BYTES = 64 * 1024
+_INLINE_ELEMENTS = 4096
+"""What is read and written on the event loop, in well under a millisecond."""
+
 _UNSUPPORTED = ("shared_memory_region", "classification")
 
 
@@ -41,6 +45,24 @@ def parse(data: bytes) -> Any:
         return ModelInferRequest.FromString(data)
     except DecodeError:
         raise InvalidRequest("the message is not a ModelInferRequest") from None
+
+
+def is_slow_to_decode(message: Any, length: int) -> bool:
+    """Whether to decode a message of ``length`` bytes in a thread; raw numbers cost nothing at any size."""
+    if length <= _INLINE_BYTES:
+        return False
+    return (
+        not message.raw_input_contents
+        or len(message.inputs) > _INLINE_ELEMENTS
+        or any(item.datatype == "BYTES" for item in message.inputs)
+    )
+
+
+def is_slow_to_encode(response: InferenceResponse) -> bool:
+    """Whether to encode an answer in a thread: BYTES are written one by one."""
+    return any(
+        tensor.dtype.itemsize == 0 and tensor.size > _INLINE_ELEMENTS for tensor in response.outputs.values()
+    )
 
 
 def decode(message: Any) -> InferenceRequest:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from kserve_wasm.metrics import UNKNOWN_MODEL, ProtocolMetrics
+from kserve_wasm.protocol.checks import timeout_of
 from kserve_wasm.server.grpc import codec
 from kserve_wasm.server.grpc.messages import ModelStreamInferResponse
 from kserve_wasm.server.grpc.status import Failure, abort, failure_of
@@ -66,8 +67,19 @@ class Inference:
             request_id = message.id
             model = self._repository.find(message.model_name, message.model_version)
             metrics = model.metrics.v2_grpc
-            request = codec.decode(message)
-            answer = codec.encode(await model.infer(request, deadline), model.name, model.version, request_id)
+            if codec.is_slow_to_decode(message, len(data)):
+                request = await asyncio.to_thread(codec.decode, message)
+            else:
+                request = codec.decode(message)
+            del message
+            deadline = min(deadline, started + timeout_of(request.parameters))
+            response = await model.infer(request, deadline)
+            if codec.is_slow_to_encode(response):
+                answer = await asyncio.to_thread(
+                    codec.encode, response, model.name, model.version, request_id
+                )
+            else:
+                answer = codec.encode(response, model.name, model.version, request_id)
         except asyncio.CancelledError:
             self._finished(metrics, "CANCELLED", started, len(data), 0)
             raise

@@ -17,7 +17,7 @@ import orjson
 
 from kserve_wasm.errors import InvalidRequest, NotSupported
 from kserve_wasm.protocol import json_values
-from kserve_wasm.protocol.checks import brief, check_parameters, dtype_of, shape_of
+from kserve_wasm.protocol.checks import brief, check_parameters, dtype_of, shape_of, timeout_of
 from kserve_wasm.request import InferenceRequest, InferenceResponse
 from kserve_wasm.server.rest.answer import BINARY_TYPE, JSON_TYPE, Answer
 from kserve_wasm.tensors import Tensor
@@ -215,11 +215,7 @@ def _wanted(outputs: Any, parameters: dict[str, Any]) -> Wanted:
         if type(binary) is not bool:
             raise InvalidRequest(f"parameter 'binary_data_output' must be true or false, got {brief(binary)}")
         wanted.binary = binary
-        timeout = parameters.get("timeout", 0)
-        if type(timeout) is not int or timeout < 0:
-            raise InvalidRequest(f"parameter 'timeout' must be microseconds, 0 or more, got {brief(timeout)}")
-        if timeout:
-            wanted.timeout = timeout / 1e6
+        wanted.timeout = timeout_of(parameters)
     if outputs is None or outputs == []:
         return wanted
     if type(outputs) is not list:
