@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import wasmtime
 
 from kserve_wasm.artifact import (
     Artifact,
@@ -19,14 +17,10 @@ from kserve_wasm.artifact import (
 )
 from kserve_wasm.artifact.write import ALIGNMENT
 from kserve_wasm.backends import Graph, GraphSource, open_graph
-from kserve_wasm.cli.inspect import compile_code, type_text
 from kserve_wasm.cli.models import existing
-from kserve_wasm.errors import ArtifactError, DeviceUnavailable, WasmServingError
-from kserve_wasm.guest import HOST_FUNCTIONS
+from kserve_wasm.errors import DeviceUnavailable, GuestLimitExceeded, WasmServingError
+from kserve_wasm.guest import GuestModel
 from kserve_wasm.server.versions import select_versions
-
-_PAGE = 65536
-_WASI = "wasi_snapshot_preview1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +77,11 @@ def validate(path: Path) -> Iterator[Finding]:
         yield from _sections(artifact)
         if not generated:
             yield from _unlisted(config)
-        yield from _module(artifact, config)
-        graphs = []
-        for source in config.graphs:
-            try:
-                graphs.append(open_graph(source, config.device))
-            except DeviceUnavailable as error:  # noqa: PERF203
-                yield Finding("warning", str(error), "check the graph where the model will run")
-            except WasmServingError as error:
-                yield _error(str(error), "export or convert the graph again")
-            else:
-                yield from _weights(source, artifact)
-        if generated and graphs:
-            yield from _compare(config, graphs[0])
-        for graph in graphs:
-            graph.close()
+        yield from _loaded(artifact, config, generated=generated)
 
 
 def _error(what: str, remedy: str) -> Finding:
-    return Finding("error", what, remedy)
+    return Finding("error", what.strip(), remedy)
 
 
 def _passed_over(path: Path, configs: list[ModelConfig]) -> Iterator[Finding]:
@@ -136,58 +116,47 @@ def _sections(artifact: Artifact) -> Iterator[Finding]:
                 )
 
 
-def _module(artifact: Artifact, config: ModelConfig) -> Iterator[Finding]:
+def _loaded(artifact: Artifact, config: ModelConfig, *, generated: bool) -> Iterator[Finding]:
+    """Does what the server does with a model before its first request."""
+    model = GuestModel(config)
     try:
-        module = compile_code(artifact)
-    except ArtifactError as error:
-        yield _error(str(error), "build the guest again")
-        return
-    yield from _imports(module)
-    exports = {e.name: e.type for e in module.exports}
-    memory = exports.get("memory")
-    if not isinstance(memory, wasmtime.MemoryType):
-        yield _error("the module exports no memory named 'memory'", "export it (wasm-ld does so by default)")
-    elif memory.is_64 or memory.is_shared:
-        kind = "64-bit" if memory.is_64 else "shared"
-        yield _error(f"the module's memory is {kind}", "build for wasm32 without threads")
-    elif memory.limits.min * _PAGE > config.limits.memory:
-        yield _error(
-            f"the module asks for {memory.limits.min * _PAGE} bytes of memory at its start, above the limit of "
-            f"{config.limits.memory}",
-            "raise limits.memory in model.yaml, or build it with a smaller stack and data",
-        )
-    for name, expected in (("infer", "func () → i32"), ("load", "func () → i32"), ("_initialize", "func ()")):
-        kind_of = exports.get(name)
-        if kind_of is None and name != "infer":
-            continue
-        got = "nothing" if kind_of is None else type_text(kind_of)
-        if got != expected:
-            yield _error(f"the export '{name}' must be {expected}, got {got}", "see kserve_wasm.h")
+        try:
+            model.load()
+        except WasmServingError as error:
+            yield from list(_parts(artifact, config)) or [_error(str(error), "correct the model")]
+            return
+        try:
+            model.probe()
+        except GuestLimitExceeded as error:
+            yield _error(str(error), "raise limits in model.yaml, or build it with a smaller stack and data")
+        except WasmServingError as error:
+            yield _error(f"no instance can be made: {error}", "correct the guest and build it again")
+        for source in config.graphs:
+            yield from _weights(source, artifact)
+        if generated:
+            yield from _compare(config, model.schedulers[config.graphs[0].name].graph)
+    finally:
+        model.close()
 
 
-def _imports(module: wasmtime.Module) -> Iterator[Finding]:
-    letters = {"i": "i32", "I": "i64"}
-    offered = {
-        (f.module, f.name): f"func ({', '.join(letters[p] for p in f.params)})"
-        + (" → i32" if f.has_result else "")
-        for f in HOST_FUNCTIONS
-    }
-    modules = sorted({module for module, _ in offered} | {_WASI})
-    for imported in module.imports:
-        if imported.module == _WASI:
-            continue
-        name = f"'{imported.module}' '{imported.name}'"
-        expected = offered.get((imported.module, imported.name or ""))
-        if expected is None:
-            yield _error(
-                f"the module imports {name}, which this host does not offer",
-                f"import only from {', '.join(modules)}; see kserve_wasm.h",
-            )
-        elif (got := type_text(imported.type)) != expected:
-            yield _error(
-                f"the module imports {name} as {got}, but it is {expected}",
-                "declare it as kserve_wasm.h does",
-            )
+def _parts(artifact: Artifact, config: ModelConfig) -> Iterator[Finding]:
+    """Looks for all that is wrong in a model that does not load: in its module, and in each of its graphs."""
+    module = GuestModel(replace(config, graphs=()))
+    try:
+        module.load()
+    except WasmServingError as error:
+        yield _error(str(error), "correct the guest and build it again")
+    finally:
+        module.close()
+    for source in config.graphs:
+        try:
+            open_graph(source, config.device).close()
+        except DeviceUnavailable as error:  # noqa: PERF203
+            yield Finding("warning", str(error), "check the graph where the model will run")
+        except WasmServingError as error:
+            yield _error(str(error), "export or convert the graph again")
+        else:
+            yield from _weights(source, artifact)
 
 
 def _weights(source: GraphSource, artifact: Artifact) -> Iterator[Finding]:

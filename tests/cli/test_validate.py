@@ -40,29 +40,43 @@ def test_a_plain_guest_has_a_warning(tmp_path, kserve_wasm):
             CODE + custom("kserve-wasm.manifest", b'{"abi":"tensor"}') + b"\x01\x01\x00",
             "code must come first",
         ),
-        (CODE[:8] + b"\x0a\x03\x01\x01\x00", "the code is not a valid module"),
-        (module(INFER), "exports no memory named 'memory'"),
-        (module(MEMORY), r"the export 'infer' must be func () → i32, got nothing"),
-        (module(MEMORY, '(func (export "infer") (param i32))'), "must be func () → i32, got func (i32)"),
-        (module(MEMORY, '(global (export "infer") i32 (i32.const 0))'), "got global i32"),
+        (CODE[:8] + b"\x0a\x03\x01\x01\x00", "m.wasm is not a module that the engine accepts"),
+        (module(INFER), 'must export its memory as "memory"'),
+        (module(MEMORY), 'must export the function "infer" of type () → i32, got nothing'),
+        (module(MEMORY, '(func (export "infer") (param i32))'), "got ['i32'] → []"),
+        (module(MEMORY, '(global (export "infer") i32 (i32.const 0))'), "got GlobalType"),
+        (module(MEMORY, INFER, '(func (export "_initialize") (result i32) i32.const 0)'), '"_initialize"'),
+        (module('(memory (export "memory") i64 1)', INFER), "64-bit memories"),
+        (module('(memory (export "memory") 1 2 shared)', INFER), "shared memories"),
         (
-            module(MEMORY, INFER, '(func (export "_initialize") (result i32) i32.const 0)'),
-            "'_initialize' must be",
+            module('(memory (export "memory") 65536)', INFER),
+            "65536 pages exceeds memory limits; raise limits",
         ),
-        (module('(memory (export "memory") i64 1)', INFER), "memory is 64-bit"),
-        (module('(memory (export "memory") 1 2 shared)', INFER), "memory is shared"),
-        (module('(memory (export "memory") 65536)', INFER), "asks for 4294967296 bytes of memory"),
+        (module(MEMORY, INFER, "(table 1 funcref)" * 2), "not a module that the engine accepts"),
+        (module(MEMORY, INFER, "(table 15000 funcref)"), "15000 elements exceeds table limits; raise limits"),
         (
             module('(import "env" "now" (func))', MEMORY, INFER),
-            "imports 'env' 'now', which this host does not offer",
+            "imports what this host does not offer: env.now",
         ),
         (
             module('(import "kserve_wasm" "no_such" (func))', MEMORY, INFER),
-            "imports 'kserve_wasm' 'no_such', which this host does not offer",
+            "imports what this host does not offer: kserve_wasm.no_such",
         ),
         (
             module('(import "wasi_ephemeral_nn" "compute" (func (param i64) (result i32)))', MEMORY, INFER),
-            "imports 'wasi_ephemeral_nn' 'compute' as func (i64) → i32, but it is func (i32) → i32",
+            "incompatible import type for `wasi_ephemeral_nn::compute`",
+        ),
+        (
+            module('(import "wasi_snapshot_preview1" "nope" (func))', MEMORY, INFER),
+            "unknown import: `wasi_snapshot_preview1::nope`",
+        ),
+        (
+            module(MEMORY, INFER, "(func $s unreachable) (start $s)"),
+            "no instance can be made: the guest trapped in s",
+        ),
+        (
+            module(MEMORY, INFER, '(func (export "load") (result i32) (i32.const 3))'),
+            "no instance can be made: ",
         ),
     ],
 )
@@ -77,12 +91,34 @@ def test_what_is_wrong_is_a_line_that_says_what_to_do(data, message, tmp_path, k
 
 
 def test_all_findings_are_listed(tmp_path, kserve_wasm):
-    data = module('(import "env" "a" (func))', '(import "env" "b" (func))')
-    done = kserve_wasm("validate", write(tmp_path / "m.wasm", data))
-    assert [line.split(":")[0] for line in done.out.splitlines()] == ["warning", *["error"] * 4]
+    write(
+        tmp_path / "model.wasm",
+        module('(import "env" "a" (func))', '(import "env" "b" (func))', MEMORY, INFER),
+    )
+    write(tmp_path / "g.onnx", b"no model")
+    graphs = b"graphs: [{name: g, path: g.onnx, encoding: onnx}, {name: h, path: g.onnx, encoding: onnx}]"
+    write(tmp_path / "model.yaml", graphs)
+    done = kserve_wasm("validate", tmp_path)
+    assert [line.split(":")[0] for line in done.out.splitlines()] == ["warning", *["error"] * 3]
+    for finding in ("env.a, env.b", "graph 'g' cannot be opened", "graph 'h' cannot be opened"):
+        assert finding in done.out
 
 
-def test_wasi_imports_are_the_hosts_affair(tmp_path, kserve_wasm):
+def test_a_guest_that_opens_graphs_when_it_starts_is_given_them(onnx_model, tmp_path, kserve_wasm):
+    load = """(import "wasi_ephemeral_nn" "load_by_name" (func $open (param i32 i32 i32) (result i32)))
+        (data (i32.const 0) "g") (func (export "load") (result i32)
+        (call $open (i32.const 0) (i32.const 1) (i32.const 16)))"""
+    write(tmp_path / "model.wasm", module(load, MEMORY, INFER))
+    write(tmp_path / "g.onnx", onnx_model.read_bytes())
+    write(tmp_path / "model.yaml", b"graphs: [{name: g, path: g.onnx, encoding: onnx}]")
+    assert kserve_wasm("validate", tmp_path).status == 0
+    write(tmp_path / "model.yaml", b"graphs: [{name: other, path: g.onnx, encoding: onnx}]")
+    done = kserve_wasm("validate", tmp_path)
+    assert done.status == 1
+    assert "no instance can be made: " in done.out
+
+
+def test_wasi_imports_are_those_of_the_host(tmp_path, kserve_wasm):
     wasi = '(import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))'
     assert kserve_wasm("validate", write(tmp_path / "m.wasm", module(wasi, MEMORY, INFER))).status == 0
 
@@ -109,10 +145,7 @@ def test_limits_of_model_yaml_count(wasm_model, tmp_path, kserve_wasm):
     write(tmp_path / "model.yaml", b"limits: {memory: 1Ki}")
     done = kserve_wasm("validate", tmp_path)
     assert done.status == 1
-    assert (
-        "asks for 65536 bytes of memory at its start, above the limit of 1024; raise limits.memory"
-        in done.out
-    )
+    assert "memory minimum size of 1 pages exceeds memory limits; raise limits in model.yaml" in done.out
 
 
 def doctored(path, change):
