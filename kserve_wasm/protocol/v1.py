@@ -22,7 +22,7 @@ import orjson
 
 from kserve_wasm.errors import InvalidRequest
 from kserve_wasm.protocol import json_values
-from kserve_wasm.protocol.checks import brief, check_inputs, check_parameters, shape_of
+from kserve_wasm.protocol.checks import MAX_RANK, brief, check_inputs, check_parameters, shape_of
 from kserve_wasm.request import InferenceRequest, InferenceResponse
 from kserve_wasm.tensors import DTYPES, DType, Tensor, TensorSpec
 
@@ -131,12 +131,17 @@ def _tensor(name: str, values: Any, spec: TensorSpec | None) -> Tensor:
     return json_values.decode(name, spec.dtype, shape_of(name, shape), values)
 
 
-def _with_bytes(name: str, values: Any) -> Any:
-    """``values`` with each ``{"b64": …}`` replaced by its bytes."""
+def _with_bytes(name: str, values: Any, depth: int = 0) -> Any:
+    """``values`` with each ``{"b64": …}`` replaced by its bytes; raises InvalidRequest where lists lie too deep."""
     if isinstance(values, list):
+        # Asked here and not of the finished shape: JSON may nest deeper than Python's calls can.
+        if depth == MAX_RANK:
+            raise InvalidRequest(
+                f"input '{name}' has more than {MAX_RANK} dimensions; at most these are accepted"
+            )
         # Only lists that hold lists or objects are rebuilt: numbers and strings stay where they are.
         if {list, dict} & set(map(type, values)):
-            return [_with_bytes(name, value) for value in values]
+            return [_with_bytes(name, value, depth + 1) for value in values]
         return values
     if isinstance(values, dict) and values.keys() == {"b64"}:
         return json_values.from_b64(name, values["b64"])

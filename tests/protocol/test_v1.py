@@ -170,3 +170,21 @@ def test_any_payload_is_read_or_refused(payload: Any, specs: Any) -> None:
     else:
         outputs = encode_v1(InferenceResponse(dict(request.inputs)), type(shape)(rows=False))
         assert set(outputs) == {"outputs"}
+
+
+@pytest.mark.parametrize("specs", [(), MATRIX], ids=["any input", "a matrix"])
+@pytest.mark.parametrize("before", ["", "1, "])
+@pytest.mark.parametrize("depth", [33, 500, 1000])
+def test_lists_that_lie_deeper_than_any_tensor_are_refused(
+    specs: tuple[TensorSpec, ...], before: str, depth: int
+) -> None:
+    # The outermost list is the one whose first element hides how deep the second is.
+    body = '{"inputs": [' + before + "[" * (depth - 1) + "]" * (depth - 1) + "]}"
+    with pytest.raises(InvalidRequest, match="more than 32 dimensions"):
+        decode_v1(body, specs)
+
+
+def test_the_deepest_tensor_is_read() -> None:
+    (x,) = tensors_of('{"inputs": ' + "[" * 32 + "7" + "]" * 32 + "}", ()).values()
+    assert x.shape == (1,) * 32
+    assert x.item() == 7
