@@ -20,6 +20,7 @@ from kserve_wasm.artifact import load_model_dir
 from kserve_wasm.artifact.config import MIB
 from kserve_wasm.errors import GuestRejected, InvalidRequest
 from kserve_wasm.guest import GuestModel
+from kserve_wasm.protocol.checks import check_inputs
 from kserve_wasm.request import InferenceRequest, InferenceResponse, Parameter
 from kserve_wasm.tensors import Tensor
 from tests.examples.magika import MAGIKA
@@ -152,8 +153,12 @@ def test_a_mode_that_is_none_is_refused_with_those_there_are(model: GuestModel) 
 
 def test_contents_that_are_not_a_list_of_files_are_refused(model: GuestModel) -> None:
     for wrong in (np.zeros(3, np.uint8), np.array([[b"x"]], object)):
+        inputs = {"contents": Tensor.from_numpy(wrong)}
         with pytest.raises(InvalidRequest, match="contents"):
-            model.infer(InferenceRequest({"contents": Tensor.from_numpy(wrong)}))
+            check_inputs(inputs, model.inputs)
+        # The guest does not rely on a host that checks.
+        with pytest.raises(GuestRejected, match="contents"):
+            model.infer(InferenceRequest(inputs))
 
 
 def test_the_artefact_says_what_goes_in_and_comes_out(model: GuestModel) -> None:
