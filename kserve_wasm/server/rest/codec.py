@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from kserve_wasm.errors import InvalidRequest, NotSupported
+from kserve_wasm.errors import InvalidRequest, NotSupported, PayloadTooLarge
 from kserve_wasm.protocol import json_values
 from kserve_wasm.protocol.checks import brief, check_parameters, dtype_of, shape_of, timeout_of
 from kserve_wasm.request import InferenceRequest, InferenceResponse
@@ -24,6 +24,8 @@ from kserve_wasm.tensors import Tensor
 from kserve_wasm.tensors.tensor import BytesLike
 
 JSON_LENGTH = b"inference-header-content-length"
+MAX_JSON_BYTES = 32 << 20
+"""The largest JSON part of a request. Read, it takes some thirty times its size; binary tensors take none."""
 Headers = Mapping[bytes, bytes]
 
 
@@ -53,9 +55,15 @@ def decode_request(body: BytesLike, headers: Headers) -> tuple[InferenceRequest,
     Raises:
         InvalidRequest: with the input or field that is wrong, what was expected and what came.
         NotSupported: it asks for classification or shared memory.
+        PayloadTooLarge: the JSON is larger than :data:`MAX_JSON_BYTES`.
     """
     data = memoryview(body)
     split = json_length(headers, len(data))
+    if split > MAX_JSON_BYTES:
+        raise PayloadTooLarge(
+            f"the JSON of the request has {split} bytes; at most {MAX_JSON_BYTES} are accepted: send large tensors "
+            "as binary data ('binary_data_size')"
+        )
     try:
         message = orjson.loads(data[:split])
     except orjson.JSONDecodeError as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kserve_wasm.metrics import UNKNOWN_MODEL
 from kserve_wasm.request import InferenceRequest, InferenceResponse
+from kserve_wasm.server.codec_threads import CODEC_THREADS
 from kserve_wasm.server.rest.answer import Answer
 from kserve_wasm.server.rest.codec import Headers, Wanted, decode_request, encode_response, json_length
 from kserve_wasm.server.rest.compression import MIN_BYTES, compress, decompress, wanted_coding
@@ -38,12 +39,13 @@ class Inference:
         "_closed",
         "_context",
         "_headers",
+        "_id",
         "_job",
         "_loop",
         "_model",
         "_received",
         "_reply",
-        "_request",
+        "_running",
         "_started",
         "_wanted",
     )
@@ -74,7 +76,8 @@ class Inference:
         self._started = time.monotonic()
         self._closed = False
         self._model: WasmModel | None = None
-        self._request: InferenceRequest | None = None
+        self._id = ""
+        self._running = False
         self._wanted = Wanted()
         self._job: Submission | None = None
 
@@ -103,7 +106,11 @@ class Inference:
         if self._received <= INLINE_BYTES:
             return False
         split = json_length(self._headers, self._received)
-        return split > INLINE_BYTES or b'"BYTES"' in bytes(memoryview(self._body)[:split])
+        if split > INLINE_BYTES:
+            return True
+        text = bytes(memoryview(self._body)[:split])
+        # A backslash may spell BYTES in another way ("B\\u0059TES").
+        return b'"BYTES"' in text or b"\\" in text
 
     def _decode(self) -> tuple[InferenceRequest, Wanted]:
         coding = self._headers.get(b"content-encoding")
@@ -114,13 +121,18 @@ class Inference:
     def _submit(self, decoded: tuple[InferenceRequest, Wanted]) -> None:
         model = self._model
         assert model is not None
-        self._request, self._wanted = request, wanted = decoded
-        job = model.submit(request, self._started + wanted.timeout, self._done)
-        if self._request is not None:
+        request, self._wanted = decoded
+        # The tensors hold what they need of it, which is nothing where the data were JSON.
+        self._body = b""
+        self._id = request.id
+        self._running = True
+        job = model.submit(request, self._started + self._wanted.timeout, self._done)
+        if self._running:
             self._job = job
 
     def _done(self, result: InferenceResponse | Exception) -> None:
         self._job = None
+        self._running = False
         if self._closed:
             return
         if isinstance(result, Exception):
@@ -145,10 +157,9 @@ class Inference:
         return small
 
     def _encode(self, response: InferenceResponse, coding: bytes | None) -> Answer:
-        model, request = self._model, self._request
+        model = self._model
         assert model is not None
-        assert request is not None
-        answer = encode_response(response, self._wanted, model.name, model.version, request.id)
+        answer = encode_response(response, self._wanted, model.name, model.version, self._id)
         if coding is not None and answer.nbytes > MIN_BYTES:
             compress(answer, coding)
         return answer
@@ -157,24 +168,35 @@ class Inference:
         """Run ``work`` in a thread and ``then`` with its result on the event loop."""
 
         def finished(future: asyncio.Future[_T]) -> None:
-            if self._closed or future.cancelled():
+            if future.cancelled():
+                return
+            # Not by result(), which raises it: the traceback would hold this frame, which holds the exception.
+            error = future.exception()
+            if self._closed:
                 return
             try:
-                then(future.result())
-            except Exception as error:
-                self._fail(error)
+                if error is not None:
+                    self._fail(error)
+                else:
+                    then(future.result())
+            except Exception as failure:
+                self._fail(failure)
 
-        self._loop.run_in_executor(None, work).add_done_callback(finished)
+        self._loop.run_in_executor(CODEC_THREADS, work).add_done_callback(finished)
 
-    def _fail(self, error: Exception) -> None:
-        self._finish(error_answer(error))
+    def _fail(self, error: BaseException) -> None:
+        answer = error_answer(error)
+        # What was logged is logged. The frames of the traceback hold the body and all that was made of it, and one
+        # cycle among them would keep that until the next full garbage collection.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        self._finish(answer)
 
     def _finish(self, answer: Answer) -> None:
         if self._closed:
             return
         # Once: whatever happens in reply must not come back here as a second answer.
         self._closed = True
-        self._request = None
+        self._body = b""
         self._reply(answer)
         metrics = UNKNOWN_MODEL if self._model is None else self._model.metrics
         seconds = time.monotonic() - self._started

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import select
 import threading
+import time
 import zlib
 from typing import Any
 
@@ -12,11 +14,13 @@ import ml_dtypes
 import numpy as np
 import orjson
 import pytest
+import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from kserve_wasm.server.rest.codec import MAX_JSON_BYTES
 from tests.server.process import Server
 from tests.server.rest.conftest import MAX_REQUEST_BYTES
 from tests.support.counts import count
@@ -259,6 +263,40 @@ def test_the_clients_own_timeout_counts(client: InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException) as caught:
         infer(client, np.ones(2, np.float32), "slow", timeout=20_000)
     assert caught.value.status() == "504"
+
+
+@pytest.mark.parametrize("datatype", ['"BYTES"', r'"B\u0059TES"'])
+def test_many_strings_do_not_hold_up_other_clients(server: Server, datatype: str) -> None:
+    count = 4_000_000
+    text = (
+        f'{{"inputs": [{{"name": "x", "datatype": {datatype}, "shape": [{count}], '
+        f'"parameters": {{"binary_data_size": {4 * count}}}}}], "parameters": {{"binary_data_output": true}}}}'
+    ).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=120)
+    try:
+        connection.request(
+            "POST",
+            "/v2/models/checked/infer",
+            text + bytes(4 * count),
+            {"Inference-Header-Content-Length": str(len(text))},
+        )
+        # Sent: what is left of it in the sockets' buffers is read in no time.
+        time.sleep(0.2)
+        assert requests.get(f"{server.http}/v2/health/live", timeout=120).ok
+        assert not select.select([connection.sock], [], [], 0)[0], "the strings were read first"
+        assert connection.getresponse().status == 400
+    finally:
+        connection.close()
+
+
+def test_json_has_a_limit_of_its_own(server: Server) -> None:
+    large = b" " * MAX_JSON_BYTES + request_of()
+    for body, headers in ((large, {}), (gzip.compress(large, 1), {"Content-Encoding": "gzip"})):
+        status, _, answer = post(server, "/v2/models/echo/infer", body, headers)
+        assert status == 413
+        assert "binary_data_size" in orjson.loads(answer)["error"]
+    status, _, _ = post(server, "/v2/models/echo/infer", large[len(request_of()) :])
+    assert status == 200
 
 
 def test_a_full_queue_says_when_to_come_back(server: Server) -> None:
