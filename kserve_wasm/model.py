@@ -29,6 +29,10 @@ from kserve_wasm.tensors import TensorSpec
 
 logger = logging.getLogger(__name__)
 
+_JSON_BYTES = 64 * 1024
+_JSON_ELEMENTS = 4096
+"""V1 payloads and answers up to these sizes are read and written on the event loop."""
+
 Outcome: TypeAlias = InferenceResponse | Exception
 """What a request ends with."""
 
@@ -163,12 +167,17 @@ class WasmModel(Model):  # type: ignore[misc]
         self, payload: dict[str, Any] | InferRequest, headers: dict[str, str] | None = None
     ) -> dict[str, Any] | InferResponse:
         """Answers a payload of the SDK: a V1 body, or its own V2 request (from a transformer in process)."""
-        del headers
         if isinstance(payload, InferRequest):
             response = await self.infer(from_infer_request(payload))
             return to_infer_response(response, payload, self.name, self.version)
-        request, shape = decode_v1(payload, self.inputs)
-        return encode_v1(await self.infer(request), shape)
+        if int((headers or {}).get("content-length", 0)) > _JSON_BYTES:
+            request, shape = await asyncio.to_thread(decode_v1, payload, self.inputs)
+        else:
+            request, shape = decode_v1(payload, self.inputs)
+        response = await self.infer(request)
+        if sum(tensor.size for tensor in response.outputs.values()) > _JSON_ELEMENTS:
+            return await asyncio.to_thread(encode_v1, response, shape)
+        return encode_v1(response, shape)
 
 
 class Submission:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from kserve.errors import InvalidInput
 from kserve.protocol.dataplane import DataPlane
 
-from kserve_wasm.errors import InvalidRequest, WasmServingError
+from kserve_wasm.errors import InvalidRequest, NotSupported
 from kserve_wasm.server.metadata import model_metadata, server_metadata
 from kserve_wasm.server.repository import WasmModelRepository
 
@@ -44,23 +43,16 @@ class WasmDataPlane(DataPlane):  # type: ignore[misc]  # the SDK has no types
             raise InvalidRequest(str(error)) from None
 
     async def infer(self, model_name: str, request: Any, headers: dict[str, str] | None = None) -> Any:
-        """Answer a V1 request as the SDK does, and count it; the size of its answer is not known here."""
-        metrics = self._repository.find(model_name).metrics.v1
-        started = time.monotonic()
-        code = 500
+        """Answer a V1 request as the SDK does."""
         try:
-            answer = await super().infer(model_name, request, headers)
-            code = 200
-        except WasmServingError as error:
-            code = error.http_status
-            raise
+            return await super().infer(model_name, request, headers)
         except InvalidInput as error:
-            code = InvalidRequest.http_status
             raise InvalidRequest(str(error)) from None
-        finally:
-            received = int((headers or {}).get("content-length", 0))
-            metrics.finished(str(code), time.monotonic() - started, received, 0)
-        return answer
+
+    async def explain(self, model_name: str, request: Any, headers: dict[str, str] | None = None) -> Any:  # noqa: ARG002
+        """Refuse: no model here has an explainer."""
+        self._repository.find(model_name)
+        raise NotSupported(f"model '{model_name}' has no explainer")
 
     async def ready(self) -> bool:
         """Tell whether all models are ready and the server is not draining; the SDK always says yes."""

@@ -90,7 +90,7 @@ class WasmRESTServer(RESTServer):  # type: ignore[misc]  # the SDK has no types
         # Starlette takes the first route that fits: ours stand before the SDK's.
         routes.install(app, self._context)
         endpoints = V1Endpoints(self.dataplane, self.model_repository_extension)
-        v1.install(app, endpoints, self._context.max_request_bytes)
+        v1.install(app, endpoints, self._context.repository, self._context.max_request_bytes)
         super()._register_endpoints(app)
 
     def _add_exception_handlers(self, app: FastAPI) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -80,7 +82,7 @@ def test_requests_are_counted_by_model_version_protocol_and_code(metered: Server
     assert count(**MLP, protocol="v2-grpc", code="INVALID_ARGUMENT") == 1
     assert count(**MLP, protocol="v2-rest", code="200") == 2
     assert count(**MLP, protocol="v1", code="200") == 1
-    assert count(**MLP, protocol="v1", code="400") == 1
+    assert count(**MLP, protocol="v1", code="400") == 2
     # A client's inventions must not become series.
     assert count(model="", version="", protocol="v2-grpc", code="NOT_FOUND") == 2
     assert not [labels for name, labels in metered.metrics() if ("model", "invented-1") in labels]
@@ -99,6 +101,33 @@ def test_requests_are_counted_by_model_version_protocol_and_code(metered: Server
     assert value(metered, "kserve_wasm_queue_depth", **MLP) == 0
     # KServe's own, which its dashboards read, counts every protocol; of V1 only what reached the model.
     assert value(metered, "request_predict_seconds_count", model_name="mlp") == 7
+
+
+@pytest.mark.parametrize("coding", ["plain", "gzip", "chunked"])
+def test_bytes_of_v1_are_those_on_the_wire(metered: Server, coding: str):
+    names = ("kserve_wasm_received_bytes_total", "kserve_wasm_sent_bytes_total")
+    labels = {**MLP, "protocol": "v1"}
+    body = json.dumps({"instances": [[0, 0, 0, 0]] * 100}).encode()
+    if coding == "gzip":
+        body = gzip.compress(body)
+    before = [value(metered, name, **labels) for name in names]
+    answer = requests.post(
+        f"{metered.http}/v1/models/mlp:predict",
+        data=iter([body[:100], body[100:]]) if coding == "chunked" else body,
+        headers={"Content-Encoding": "gzip"} if coding == "gzip" else {},
+        timeout=10,
+    )
+    assert answer.status_code == 200
+    received, sent = (value(metered, name, **labels) - b for name, b in zip(names, before, strict=True))
+    assert (received, sent) == (len(body), len(answer.content))
+
+
+def test_v1_requests_for_no_model_are_counted(metered: Server):
+    labels = {"model": "", "version": "", "protocol": "v1", "code": "404"}
+    before = value(metered, "kserve_wasm_requests_total", **labels)
+    answer = requests.post(f"{metered.http}/v1/models/nobody:predict", data=b"{}", timeout=10)
+    assert answer.status_code == 404
+    assert value(metered, "kserve_wasm_requests_total", **labels) == before + 1
 
 
 def test_bytes_in_and_out_are_those_of_the_messages(metered: Server):

@@ -136,7 +136,7 @@ class _Routes:
 
         inference = Inference(self._context, loop, dict(request.scope["headers"]), body, reply)
         inference.start(model_name, model_version)
-        gone = asyncio.ensure_future(_disconnected(request))
+        gone = asyncio.ensure_future(disconnected(request))
         gone.add_done_callback(lambda _: answered.cancel())
         try:
             return to_response(await answered)
@@ -149,7 +149,8 @@ class _Routes:
             gone.cancel()
 
 
-async def _disconnected(request: Request) -> None:
+async def disconnected(request: Request) -> None:
+    """Wait until the client of ``request``, whose body is read, goes away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
