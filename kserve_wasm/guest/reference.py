@@ -14,7 +14,7 @@ from kserve_wasm.guest.engine import MEMORIES, TABLES, Engine
 from kserve_wasm.guest.host_functions import HOST_FUNCTIONS
 from kserve_wasm.guest.memory import LinearMemory
 from kserve_wasm.guest.state import InstanceState, invoke
-from kserve_wasm.guest.wasi import REPLACED, deny_all
+from kserve_wasm.guest.wasi import REPLACED
 from kserve_wasm.wasi_nn.host_function import HostFunction
 
 _MASKS = {"i": 0xFFFFFFFF, "I": 0xFFFFFFFFFFFFFFFF}
@@ -64,7 +64,7 @@ class ReferenceBinding:
         store.set_epoch_deadline(ticks)
         state.memory = Unbound()
         if self._wasi:
-            store.set_wasi(deny_all(state.print))
+            store.set_wasi(wasmtime.WasiConfig())
         instance = self.run(state, lambda: self._pre.instantiate(store))
         return ReferenceInstance(self, store, instance, state)
 

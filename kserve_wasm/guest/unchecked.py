@@ -28,7 +28,7 @@ from kserve_wasm.guest.engine import MEMORIES, TABLES, Engine
 from kserve_wasm.guest.host_functions import HOST_FUNCTIONS
 from kserve_wasm.guest.memory import LinearMemory
 from kserve_wasm.guest.state import InstanceState, invoke
-from kserve_wasm.guest.wasi import REPLACED, deny_all
+from kserve_wasm.guest.wasi import REPLACED
 from kserve_wasm.wasi_nn.host_function import HostFunction
 
 logger = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ class UncheckedBinding:
         _set_epoch_deadline(context, ticks)
         state.memory = _UNBOUND
         if self._wasi:
-            config = deny_all(state.print)
+            config = wasmtime.WasiConfig()  # grants nothing
             error = _set_wasi(context, _address(config._consume()))
             if error:
                 _raise(error, 0, state)

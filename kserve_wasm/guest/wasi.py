@@ -6,53 +6,50 @@ host call that blocks is not ended by the deadline.
 
 from __future__ import annotations
 
-import ctypes
-import itertools
-from collections.abc import Callable
-from typing import Any
+import struct
 
-import wasmtime
-from wasmtime import _ffi as ffi
-
-from kserve_wasm.wasi_nn.host_function import HostFunction
+from kserve_wasm.guest.state import InstanceState
+from kserve_wasm.wasi_nn.host_function import HostFunction, MemoryFault
 
 MODULE = "wasi_snapshot_preview1"
-_NOTSUP = 58  # wasi_snapshot_preview1 errno
+_SUCCESS, _BADF, _FAULT, _INVAL, _NOTSUP = 0, 8, 21, 28, 58  # wasi_snapshot_preview1 errno
+_MAX_VECTORS = 1024
+_VECTOR = struct.Struct("<II")
 
 
-def _poll_oneoff(_state: Any, _subscriptions: int, _events: int, _count: int, _stored: int) -> int:
+def _fd_write(state: InstanceState, descriptor: int, vectors: int, count: int, written_out: int) -> int:
+    """Logs what is written to a standard stream; copies no more of it than the request may still log.
+
+    The engine's own would call Python back from threads of its own, some of them while the interpreter ends, which
+    aborts the process.
+    """
+    if descriptor not in (1, 2):
+        return _BADF
+    if count > _MAX_VECTORS:
+        return _INVAL
+    text, total = bytearray(), 0
+    try:
+        memory = state.memory
+        for address, length in _VECTOR.iter_unpack(memory.view(vectors, count * _VECTOR.size)):
+            view = memory.view(address, length)
+            total += length
+            if len(text) < state.log_left:
+                text += view[: state.log_left - len(text)]
+        if total >= 1 << 32:
+            return _INVAL
+        memory.write_u32(written_out, total)
+    except MemoryFault:
+        return _FAULT
+    state.print(text.decode(errors="replace"))
+    return _SUCCESS
+
+
+def _poll_oneoff(_state: InstanceState, _subscriptions: int, _events: int, _count: int, _stored: int) -> int:
     return _NOTSUP
 
 
-REPLACED = (HostFunction(MODULE, "poll_oneoff", "iiii", _poll_oneoff),)
+REPLACED = (
+    HostFunction(MODULE, "fd_write", "iiii", _fd_write),
+    HostFunction(MODULE, "poll_oneoff", "iiii", _poll_oneoff),
+)
 """Functions of the engine's own WASI that are defined anew over it."""
-
-# wasmtime.WasiConfig.stdout_custom keeps its callbacks in a list that two threads can confuse.
-_sinks: dict[int, Callable[[memoryview], None]] = {}
-_next_sink = itertools.count(1)
-
-
-@ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_void_p, ctypes.POINTER(ctypes.c_ubyte), ctypes.c_size_t)  # type: ignore[untyped-decorator, unused-ignore]
-def _write(sink: int, data: Any, size: int) -> int:
-    try:
-        if size:
-            written = (ctypes.c_ubyte * size).from_address(ctypes.addressof(data.contents))
-            _sinks[sink](memoryview(written).cast("B"))
-    except Exception:
-        return -5  # EIO
-    return size
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # type: ignore[untyped-decorator, unused-ignore]
-def _finalize(sink: int) -> None:
-    _sinks.pop(sink, None)
-
-
-def deny_all(log: Callable[[memoryview], None]) -> wasmtime.WasiConfig:
-    """A configuration that grants nothing; what is written to both standard streams is ``log``'s until it returns."""
-    config = wasmtime.WasiConfig()
-    for attach in (ffi.wasi_config_set_stdout_custom, ffi.wasi_config_set_stderr_custom):
-        sink = next(_next_sink)
-        _sinks[sink] = log
-        attach(config.ptr(), _write, sink, _finalize)
-    return config

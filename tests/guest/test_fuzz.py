@@ -19,6 +19,7 @@ from kserve_wasm.backends.base import GraphSource
 from kserve_wasm.convert.pass_through import pass_through
 from kserve_wasm.errors import DeadlineExceeded, ModelLoadError, WasmServingError
 from kserve_wasm.guest import HOST_FUNCTIONS, GuestModel
+from kserve_wasm.guest.wasi import REPLACED
 from kserve_wasm.request import InferenceRequest
 from tests.backends import models
 from tests.guest.support import BINDINGS, ECHO, request
@@ -28,7 +29,7 @@ X = np.arange(8, dtype=np.float32).reshape(2, 4)
 LIMITS = Limits(memory=1 << 20, handles=32, tensor_bytes=1 << 20, load_bytes=1 << 16, timeout=5.0)
 WORDS = {"i": 0xFFFFFFFF, "I": 0xFFFFFFFFFFFFFFFF}
 LETTERS = {"i": "i32", "I": "i64"}
-NAMES = {f"f{n}": f for n, f in enumerate(HOST_FUNCTIONS)}
+NAMES = {f"f{n}": f for n, f in enumerate((*HOST_FUNCTIONS, *REPLACED))}
 
 BY_NAME = {(f.module, f.name): key for key, f in NAMES.items()}
 LOAD_BY_NAME = BY_NAME["wasi_ephemeral_nn", "load_by_name"]

@@ -368,6 +368,31 @@ def test_what_a_guest_prints_takes_no_more_of_the_host_than_it_may_log(
     assert 0 < events < size / 8
 
 
+def test_what_a_guest_prints_is_logged_on_the_requests_own_thread() -> None:
+    """Threads of the engine that called Python would abort the process when the interpreter ends under them."""
+    done = run_alone(
+        """
+        import logging, os, pathlib, sys, tempfile
+        from kserve_wasm.request import InferenceRequest
+        from tests.guest.support import open_model
+        logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+        wat = '''(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 32) (data (i32.const 64) "first")
+            (data (i32.const 0) "\\\\40\\\\00\\\\00\\\\00\\\\00\\\\00\\\\10\\\\00")
+            (func (export "infer") (result i32) (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16))))'''
+        model = open_model(pathlib.Path(tempfile.mkdtemp()), wat, log_bytes=1 << 24)
+        threads = len(os.listdir("/proc/self/task"))
+        model.infer(InferenceRequest({}))
+        print(len(os.listdir("/proc/self/task")) - threads, flush=True)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    printed, threads = done.stdout.splitlines()
+    assert printed.startswith("guest m: first")
+    assert threads == "0"
+
+
 def test_exit_is_an_error_of_that_request(tmp_path: Path, binding: str) -> None:
     wat = """(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
         (memory (export "memory") 1) (func (export "infer") (result i32) (call $exit (i32.const 3)) (i32.const 0)))"""

@@ -378,10 +378,10 @@ def test_the_log_is_capped_for_each_request(make_guest: MakeGuest) -> None:
     guest = make_guest(limits=Limits(log_bytes=10))
     assert guest.kw("log", 0, "12345") == 0
     assert guest.kw("log", 0, "6789") == TOO_LARGE
-    guest.state.print(memoryview(b"dropped, because too long"))
+    guest.state.print("dropped, because too long")
     guest.state.begin(InferenceRequest({}), 1e18)
     assert guest.kw("log", 0, "again") == 0
-    guest.state.print(memoryview(b"ab\n"))
+    guest.state.print("ab\n")
     assert [line for _, line in guest.log] == ["12345", "again", "ab"]
 
 
