@@ -285,7 +285,12 @@ def test_a_second_signal_stops_every_worker_at_once(start_server, tmp_path):
 
 def test_workers_end_when_their_supervisor_is_gone(start_server, tmp_path):
     models.write_onnx(onnx_models.mlp(), tmp_path / "m")
-    server = start_server("--model_name=m", f"--model_dir={tmp_path / 'm'}", "--workers=2")
+    server = start_server(
+        "--model_name=m",
+        f"--model_dir={tmp_path / 'm'}",
+        "--workers=2",
+        environment={"TMPDIR": str(tmp_path)},  # what it cannot remove any more stays here
+    )
     server.wait_ready()
     children = workers(server)
     server.process.kill()
