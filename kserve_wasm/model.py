@@ -49,6 +49,8 @@ class WasmModel(Model):  # type: ignore[misc]
     Attributes:
         version: the version it serves.
         metrics: what is counted of it.
+        leases: requests that chose this model and have no answer yet, those included that are still being read; kept by
+            the protocols, on the event loop. The repository stops a model only when there are none.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class WasmModel(Model):  # type: ignore[misc]
         observe = PREDICT_HIST_TIME.labels(model_name=self.name).observe
         self.metrics = ModelMetrics(self.name, self.version, observe)
         self.guest = GuestModel(config, cache, self.metrics)
+        self.leases = 0
         self._pace = Pace()
         self._lane = Lane(pool, self.guest.workers, config.instances.queue)
         self.metrics.watch(lambda: self.in_flight, lambda: self._lane.waiting)

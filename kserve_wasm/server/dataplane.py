@@ -44,10 +44,15 @@ class WasmDataPlane(DataPlane):  # type: ignore[misc]  # the SDK has no types
 
     async def infer(self, model_name: str, request: Any, headers: dict[str, str] | None = None) -> Any:
         """Answer a V1 request as the SDK does."""
+        # The SDK looks for the same model, before anything else can happen.
+        model = self._repository.find(model_name)
+        model.leases += 1
         try:
             return await super().infer(model_name, request, headers)
         except InvalidInput as error:
             raise InvalidRequest(str(error)) from None
+        finally:
+            model.leases -= 1
 
     async def explain(self, model_name: str, request: Any, headers: dict[str, str] | None = None) -> Any:  # noqa: ARG002
         """Refuse: no model here has an explainer."""

@@ -69,6 +69,7 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
         self._unloaded: set[str] = set()
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._wanted: set[str] = {single} if single is not None else set()
+        self._loaded_once = False
         self._stopping: set[asyncio.Task[None]] = set()
 
     @property
@@ -78,8 +79,12 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
 
     @property
     def ready(self) -> bool:
-        """Whether every model that was asked for answers, and the server is not about to stop."""
-        return not self.draining and all(self.is_ready(name) for name in self._wanted)
+        """Whether every model that was asked for answers, and the server is not about to stop.
+
+        Not before the first load of all has ended. An empty directory is ready then: its models come
+        by requests to load them.
+        """
+        return self._loaded_once and not self.draining and all(self.is_ready(name) for name in self._wanted)
 
     @property
     def not_ready_reason(self) -> str:
@@ -93,7 +98,7 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
                 reasons.append(
                     f"model '{name}': {'loading' if name in self._loading else known or 'not loaded'}"
                 )
-        return ", ".join(reasons)
+        return ", ".join(reasons) or ("" if self._loaded_once else "the models are not loaded yet")
 
     def find(self, name: str, version: str | None = None) -> WasmModel:
         """Find the model to answer a request with.
@@ -134,6 +139,16 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
     async def is_model_ready(self, name: str) -> bool:
         """Answer as :meth:`is_ready`, in the SDK's spelling."""
         return self.is_ready(name)
+
+    def is_known(self, name: str) -> bool:
+        """Tell whether there is such a model, loaded or not; looks at the disk only for one that was never loaded."""
+        if name in self._served or name in self._wanted or name in self._loading or name in self._reasons:
+            return True
+        try:
+            self._directory_of(name)
+        except ModelNotFound:
+            return False
+        return True
 
     def served(self) -> list[WasmModel]:
         """List every served version of every model, by name and then by version."""
@@ -194,6 +209,7 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
             else:
                 # Their failures are logged and kept where they happen.
                 await asyncio.gather(self.load(name), return_exceptions=True)
+        self._loaded_once = True
         if not self.draining and not self.ready:
             logger.error("not ready: %s", self.not_ready_reason)
         return names
@@ -282,8 +298,10 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
         async def stop() -> None:
             for model in models:
                 # What it accepted before another took its place, it answers.
-                while model.in_flight:
+                while model.leases or model.in_flight:
                     await asyncio.sleep(_IDLE_POLL)
+                # Here, and not when a thread comes to it: nothing may be accepted in between.
+                model.ready = False
                 try:
                     await asyncio.to_thread(model.stop)
                 except Exception:

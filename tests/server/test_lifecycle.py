@@ -372,3 +372,61 @@ def test_a_reload_under_load_loses_no_request(start_server, slow_and_quick):
         reloaded = pool.submit(reload)
         assert sum(pool.map(ask, range(3))) > 0
         reloaded.result()
+
+
+@pytest.mark.parametrize("path", ["v1/models/mlp:predict", "v2/models/mlp/infer"])
+def test_a_reload_loses_no_request_that_is_still_being_read(start_server, slow_and_quick, path):
+    server = start_server(f"--model_dir={slow_and_quick}")
+    server.wait_ready()
+    rows = np.random.default_rng(1).standard_normal((50_000, 4)).astype(np.float32)
+    data = rows.tolist()
+    item = {"name": "x", "datatype": "FP32", "shape": rows.shape, "data": data}
+    body = json.dumps({"instances": data} if path.startswith("v1") else {"inputs": [item]}).encode()
+
+    def ask(_: int) -> set[tuple[int, str]]:
+        ends = set()
+        with requests.Session() as session:
+            while True:
+                answer = session.post(f"{server.http}/{path}", body, timeout=60)
+                ends.add((answer.status_code, "" if answer.ok else answer.text))
+                if reloaded.done():
+                    return ends
+
+    def reload() -> None:
+        with triton.InferenceServerClient(server.grpc) as client:
+            for _ in range(10):
+                client.load_model("mlp")
+
+    with ThreadPoolExecutor(4) as pool:
+        reloaded = pool.submit(reload)
+        assert set().union(*pool.map(ask, range(3))) == {(200, "")}
+        reloaded.result()
+
+
+def test_an_empty_directory_is_ready_when_it_was_looked_at(start_server, tmp_path):
+    (tmp_path / "models").mkdir()
+    server = start_server(f"--model_dir={tmp_path / 'models'}")
+    server.wait_ready()
+    models.write_onnx(onnx_models.mlp(), tmp_path / "models" / "mlp")
+    with triton.InferenceServerClient(server.grpc) as client:
+        client.load_model("mlp")
+        assert client.is_server_ready()
+
+
+def test_a_server_is_not_ready_before_its_first_load():
+    script = """
+from pathlib import Path
+import asyncio
+from kserve_wasm.server.repository import WasmModelRepository
+
+repository = WasmModelRepository(Path("/nowhere"), None, None)
+assert not repository.ready
+assert repository.not_ready_reason
+asyncio.run(repository.load_models())
+assert repository.ready
+assert not repository.not_ready_reason
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=START_SECONDS
+    )
+    assert done.returncode == 0, done.stderr

@@ -58,7 +58,7 @@ class Health:
     def _status(self, service: str) -> str:
         if service in ("", INFERENCE):
             ready = self._repository.ready
-        elif any(row["name"] == service for row in self._repository.index()):
+        elif self._repository.is_known(service):
             ready = self._repository.is_ready(service)
         else:
             return "SERVICE_UNKNOWN"

@@ -62,10 +62,12 @@ class Inference:
         deadline = math.inf if remaining is None else started + remaining
         metrics = UNKNOWN_MODEL.v2_grpc
         request_id = ""
+        model = None
         try:
             message = codec.parse(data)
             request_id = message.id
             model = self._repository.find(message.model_name, message.model_version)
+            model.leases += 1
             metrics = model.metrics.v2_grpc
             if codec.is_slow_to_decode(message, len(data)):
                 request = await asyncio.to_thread(codec.decode, message)
@@ -87,6 +89,9 @@ class Inference:
             failure = failure_of(error)
             self._finished(metrics, failure.code.name, started, len(data), 0)
             return failure, request_id
+        finally:
+            if model is not None:
+                model.leases -= 1
         self._finished(metrics, "OK", started, len(data), answer.ByteSize())
         return answer, request_id
 

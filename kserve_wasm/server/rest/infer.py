@@ -85,6 +85,7 @@ class Inference:
         """Start inference on a model; ``version`` None takes its default."""
         try:
             self._model = self._context.repository.find(name, version)
+            self._model.leases += 1
             if self._is_slow_to_decode():
                 self._in_thread(self._decode, self._submit)
             else:
@@ -94,7 +95,9 @@ class Inference:
 
     def cancel(self) -> None:
         """Give the inference up: the client went away."""
-        self._closed = True
+        if self._closed:
+            return
+        self._close()
         if self._job is not None:
             self._job.cancel()
 
@@ -191,11 +194,16 @@ class Inference:
         error.__traceback__ = error.__context__ = error.__cause__ = None
         self._finish(answer)
 
+    def _close(self) -> None:
+        self._closed = True
+        if self._model is not None:
+            self._model.leases -= 1
+
     def _finish(self, answer: Answer) -> None:
         if self._closed:
             return
         # Once: whatever happens in reply must not come back here as a second answer.
-        self._closed = True
+        self._close()
         self._body = b""
         self._reply(answer)
         metrics = UNKNOWN_MODEL if self._model is None else self._model.metrics
