@@ -8,6 +8,7 @@ import math
 import orjson
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from kserve_wasm.errors import BackendError, GuestError, QueueFull, WasmServingError
@@ -58,6 +59,11 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
     )
 
 
+async def handle_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """End a request whose client left; nobody gets this answer, and it is no defect to log."""
+    return Response(status_code=499)
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Answer errors by :func:`error_answer` in every route of ``app``, and where there is none.
 
@@ -66,4 +72,5 @@ def install_error_handlers(app: FastAPI) -> None:
     """
     app.add_exception_handler(WasmServingError, handle_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
+    app.add_exception_handler(ClientDisconnect, handle_disconnect)
     app.add_exception_handler(Exception, handle_error)

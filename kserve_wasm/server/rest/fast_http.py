@@ -16,12 +16,13 @@ import re
 from typing import Any
 
 import numpy as np
+import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from kserve_wasm.errors import PayloadTooLarge
-from kserve_wasm.server.rest.answer import Answer
+from kserve_wasm.server.rest.answer import JSON_TYPE, Answer
 from kserve_wasm.server.rest.codec import JSON_LENGTH
 from kserve_wasm.server.rest.context import RestContext
 from kserve_wasm.server.rest.errors import error_answer
@@ -35,6 +36,12 @@ _ALIGNMENT = 64
 _SMALL_ANSWER = 64 * 1024
 """Up to this size head and body are joined into one write."""
 _LINGER_SECONDS = 5.0
+_HEAD_SECONDS = 10.0
+"""From the first byte of a request, or from the connection's begin, to the end of the request's headers."""
+_BODY_SECONDS = 30.0
+"""Without a single byte of a body that is to come."""
+_MAX_HEAD_BYTES = 64 * 1024
+"""Of request line and headers. httptools has no limit and takes quadratic time; what comes in one piece may pass."""
 
 
 def fast_protocol(context: RestContext) -> type[HttpToolsProtocol]:
@@ -63,17 +70,38 @@ class FastHttpProtocol(HttpToolsProtocol):
         self._discarding = False
         self._cycles: set[_InferCycle] = set()
         self._held: _InferCycle | None = None
+        self._in_body = False
+        self._head_size = 0  # of a head that has begun and not ended; at least 1 then
+        self._last_data = 0.0
+        self._patience: asyncio.TimerHandle | None = None
 
     # What asyncio calls
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin a connection."""
+        super().connection_made(transport)
+        self._patience = self.loop.call_later(_HEAD_SECONDS, self._head_is_late)
+
     def data_received(self, data: bytes) -> None:
         """Take bytes from the network."""
-        if not self._discarding:
-            super().data_received(data)
+        if self._discarding:
+            return
+        if not self._in_body:
+            self._head_size += len(data)
+        super().data_received(data)
+        if self._in_body:
+            self._last_data = self.loop.time()
+            if self._patience is None:
+                self._patience = self.loop.call_later(_BODY_SECONDS, self._body_is_late)
+        elif self._head_size > _MAX_HEAD_BYTES:
+            self._end(431, f"the request's headers are larger than the limit of {_MAX_HEAD_BYTES} bytes")
+        elif self._patience is None and self.timeout_keep_alive_task is None and not self._is_answering():
+            self._patience = self.loop.call_later(_HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give up what runs for a client that went away."""
         super().connection_lost(exc)
+        self._stop_waiting()
         for cycle in self._cycles:
             cycle.disconnect()
         self._cycles.clear()
@@ -92,12 +120,17 @@ class FastHttpProtocol(HttpToolsProtocol):
         """Begin a request; uvicorn's scope is made only for what goes to the application."""
         # An answer given while its own chunk of data was still being parsed has armed the timer.
         self._unset_keepalive_if_required()
+        self._head_size = self._head_size or 1
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
         """Decide who answers the request."""
+        self._in_body = True
+        self._head_size = 0
+        if self._patience is not None:
+            self._stop_waiting()
         if self._discarding or self.transport.is_closing():
             return
         found = None
@@ -130,11 +163,68 @@ class FastHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Take the end of a request."""
+        self._in_body = False
+        if self._patience is not None:
+            self._stop_waiting()
         cycle = self.cycle
         if isinstance(cycle, _InferCycle):
             cycle.complete()
         elif cycle is not None:
             super().on_message_complete()
+
+    # What uvicorn calls
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for it."""
+        super().on_response_complete()
+        if self._head_size and self.timeout_keep_alive_task is not None:
+            # The connection is not idle: the next request has begun.
+            self._unset_keepalive_if_required()
+            if self._patience is None:
+                self._patience = self.loop.call_later(_HEAD_SECONDS, self._head_is_late)
+
+    # Clients that keep the server waiting
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _head_is_late(self) -> None:
+        self._patience = None
+        self._end(408, f"the request's headers did not come within {_HEAD_SECONDS:g} seconds")
+
+    def _body_is_late(self) -> None:
+        self._patience = None
+        left = self._last_data + _BODY_SECONDS - self.loop.time()
+        if left > 0 or self.flow.read_paused:
+            # Paused: the server is what holds up the body.
+            self._patience = self.loop.call_later(left if left > 0 else _BODY_SECONDS, self._body_is_late)
+        else:
+            self._end(408, f"the request's body did not go on for {_BODY_SECONDS:g} seconds")
+
+    def _end(self, status: int, message: str) -> None:
+        """Answer what did not become a request, and end the connection."""
+        if self._discarding or self.transport.is_closing():
+            return
+        cycle = self.cycle
+        if self._in_body:
+            can_answer = self._is_answering() and not cycle.response_started
+        else:
+            # The answer to an earlier request must not be mixed up with this.
+            can_answer = self._head_size > 0 and not self._is_answering()
+        if not can_answer:
+            self.transport.close()
+            return
+        self._write(Answer(status, [JSON_TYPE], [orjson.dumps({"error": message})]), keep_alive=False)
+        self._linger()
+        if self._in_body:
+            # As if the client had gone: whoever waits for the body gives up.
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     # What cycles call
 
@@ -154,22 +244,9 @@ class FastHttpProtocol(HttpToolsProtocol):
             return
         if answer.close:
             cycle.keep_alive = False
-        head = [STATUS_LINE[answer.status]]
-        for name, value in self.server_state.default_headers:
-            head += (name, b": ", value, b"\r\n")
-        for name, value in answer.headers:
-            head += (name, b": ", value, b"\r\n")
-        size = answer.nbytes
-        head.append(b"content-length: %d\r\n" % size)
-        head.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
         if self.access_log:
             self._log_access(cycle, answer.status)
-        if size <= _SMALL_ANSWER:
-            self.transport.write(b"".join([*head, *answer.body]))
-        else:
-            self.transport.write(b"".join(head))
-            for part in answer.body:
-                self.transport.write(part)
+        self._write(answer, cycle.keep_alive)
         if answer.close:
             self._linger()
         if cycle.keep_alive and self.flow.write_paused:
@@ -178,6 +255,22 @@ class FastHttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
         else:
             self._finished(cycle)
+
+    def _write(self, answer: Answer, keep_alive: bool) -> None:
+        head = [STATUS_LINE[answer.status]]
+        for name, value in self.server_state.default_headers:
+            head += (name, b": ", value, b"\r\n")
+        for name, value in answer.headers:
+            head += (name, b": ", value, b"\r\n")
+        size = answer.nbytes
+        head.append(b"content-length: %d\r\n" % size)
+        head.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
+        if size <= _SMALL_ANSWER:
+            self.transport.write(b"".join([*head, *answer.body]))
+        else:
+            self.transport.write(b"".join(head))
+            for part in answer.body:
+                self.transport.write(part)
 
     def _finished(self, cycle: _InferCycle) -> None:
         cycle.response_complete = True
@@ -212,6 +305,8 @@ class FastHttpProtocol(HttpToolsProtocol):
 
 class _InferCycle:
     """One request of a connection and its answer."""
+
+    response_started = False  # before it is complete: answers are written whole
 
     def __init__(self, protocol: FastHttpProtocol, name: str, version: str | None) -> None:
         parser = protocol.parser

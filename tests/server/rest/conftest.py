@@ -101,8 +101,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
         assert server.process.poll() is None, f"the server ended during the tests:\n{server.log[-3000:]}"
         assert server.stop() == 0
-        # What the server logs for an exception that is none of its own (the SDK logs tracebacks of its 404s too).
         assert "unexpected error" not in server.log
+        assert "Traceback" not in server.log, server.log[server.log.index("Traceback") :][:3000]
     finally:
         server.process.kill()
         server.wait()

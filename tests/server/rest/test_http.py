@@ -208,7 +208,9 @@ def test_a_chunked_body_is_cut_off_at_the_limit(connection: Connection) -> None:
 
 def test_a_client_that_leaves_takes_its_request_with_it(server: Server) -> None:
     before = total(server, "kserve_wasm_requests_total")
-    for data in (request("slow"), request("slow")[:-5], request()[:60]):
+    slow = request("slow").replace(b"/slow/", b"/sl%6fw/")
+    predict = slow.replace(b"/v2/models/sl%6fw/infer", b"/v1/models/slow:predict")
+    for data in (request("slow"), request("slow")[:-5], request()[:60], slow, slow[:-5], predict[:-5]):
         with socket.create_connection(("127.0.0.1", server.http_port)) as sock:
             sock.sendall(data)
             time.sleep(0.05)
@@ -225,6 +227,69 @@ def test_an_idle_connection_does_not_hold_the_answer_of_another(
     connection.send(request()[:30])
     with http_client(server) as client:
         assert client.is_server_ready()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"POST /",
+        b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: localhost\r\nX-A: ",
+        request() + b"GET /v2 HTTP/1.1\r\nX-A: ",
+    ],
+    ids=["line", "header", "second request"],
+)
+def test_endless_headers_are_cut_off(connection: Connection, start: bytes) -> None:
+    connection.send(start)
+    if start.startswith(request()):
+        assert connection.answer()[0] == 200
+    with contextlib.suppress(ConnectionError):
+        for _ in range(100):
+            connection.send(b"a" * 20_000)
+    status, headers, body = connection.answer()
+    assert (status, headers["connection"]) == (431, "close")
+    assert "65536" in orjson.loads(body)["error"]
+
+
+def test_large_headers_within_the_limit_pass(connection: Connection) -> None:
+    data = request("echo", "X-A: " + "a" * 60_000, tag="large")
+    for _ in range(3):
+        for at in range(0, len(data), 9000):
+            connection.send(data[at : at + 9000])
+        assert connection.tag() == "large"
+
+
+def test_clients_that_do_not_go_on_are_sent_away(server: Server) -> None:
+    """The server's limits are 10 and 30 seconds, which all connections here wait for together."""
+    predict = b"POST /v1/models/echo:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+    cases = {
+        "nothing": (b"", None),
+        "blank lines": (b"\r\n\r\n", 408),
+        "half a line": (b"POST /v2", 408),
+        "half the headers": (request()[:40], 408),
+        "half the headers of a second request": (request() + request()[:40], 408),
+        "half the headers behind a slow request": (request("slow") + request()[:40], 408),
+        "half a body": (request()[:-5], 408),
+        "half a body for the application": (predict, 408),
+        "no body": (request(body=b"", length=9), 408),
+        "half a chunk": (request("echo", "Transfer-Encoding: chunked", body=b"9\r\n{"), 408),
+    }
+    with contextlib.ExitStack() as stack:
+        connections = {}
+        for name in cases:
+            sock = socket.create_connection(("127.0.0.1", server.http_port), timeout=60)
+            connections[name] = Connection(stack.enter_context(sock))
+        for name, (data, _) in cases.items():
+            if data:
+                connections[name].send(data)
+        for name, (data, status) in cases.items():
+            connection = connections[name]
+            if data.startswith((request(), request("slow"))):
+                assert connection.answer()[0] == 200
+            if status is not None:
+                found, headers, body = connection.answer()
+                assert (found, headers["connection"]) == (status, "close"), name
+                assert "seconds" in orjson.loads(body)["error"]
+            assert connection.is_closed(), name
 
 
 def test_other_methods_stay_with_the_sdk(connection: Connection) -> None:
