@@ -174,7 +174,8 @@ def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Sett
     if args.model_name is None and not args.model_dir.is_dir():
         parser.error(f"--model_dir {args.model_dir} is not a directory; give --model_name to serve one model")
     if args.grpc_max_receive_message_length is None:
-        args.grpc_max_receive_message_length = args.max_request_bytes
+        # gRPC keeps its limit in 32 bits.
+        args.grpc_max_receive_message_length = min(args.max_request_bytes, 2**31 - 1)
     return Settings(
         model_name=args.model_name,
         model_dir=args.model_dir,

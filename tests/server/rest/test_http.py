@@ -8,6 +8,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.server.process import Server
-from tests.server.rest.conftest import MAX_REQUEST_BYTES, http_client
+from tests.server.rest.conftest import ECHO, MAX_REQUEST_BYTES, http_client, write_model
 from tests.support.counts import count
 
 BODY = orjson.dumps({"inputs": [{"name": "x", "datatype": "INT32", "shape": [2], "data": [1, 2]}]})
@@ -307,6 +308,22 @@ def test_access_log_lines_are_those_of_uvicorn(server: Server, connection: Conne
     while not line.search(server.log):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_limit_beyond_what_grpc_can_have_is_one_for_rest(tmp_path: Path) -> None:
+    write_model(tmp_path / "models" / "echo", ECHO)
+    server = Server(
+        tmp_path / "log",
+        f"--model_dir={tmp_path / 'models'}",
+        "--max_request_bytes=3000000000",
+        "--drain_seconds=0",
+    )
+    try:
+        server.wait_ready()
+        assert server.stop() == 0
+    finally:
+        server.process.kill()
+        server.wait()
 
 
 @settings(max_examples=150)
