@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ _HEAD_SECONDS = 10.0
 """From the first byte of a request, or from the connection's begin, to the end of the request's headers."""
 _BODY_SECONDS = 30.0
 """Without a single byte of a body that is to come."""
+_RESET_SECONDS = 0.05
 _MAX_HEAD_BYTES = 64 * 1024
 """Of request line and headers. httptools has no limit and takes quadratic time; what comes in one piece may pass."""
 
@@ -97,6 +99,38 @@ class FastHttpProtocol(HttpToolsProtocol):
             self._end(431, f"the request's headers are larger than the limit of {_MAX_HEAD_BYTES} bytes")
         elif self._patience is None and self.timeout_keep_alive_task is None and not self._is_answering():
             self._patience = self.loop.call_later(_HEAD_SECONDS, self._head_is_late)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Go on answering a client that ended its own sending only.
+
+        A client that went away looks alike until something is written to it. An interim answer, which every client
+        skips (RFC 9110, section 15.2), tells: the network's reply to it is a reset then.
+        """
+        cycle = self.cycle
+        if (
+            self.scheme == "https"  # TLS has no half-closed connections in asyncio
+            or self._in_body
+            or self._discarding
+            or self.pipeline
+            or not self._is_answering()
+            or cycle.response_started
+            or self.parser.get_http_version() == "1.0"
+        ):
+            return None
+        cycle.keep_alive = False
+        self.transport.write(_CONTINUE)
+        self._look_for_reset()
+        return True
+
+    def _look_for_reset(self) -> None:
+        # The event loop no longer reads here, and so does not see it.
+        if self.transport.is_closing():
+            return
+        sock = self.transport.get_extra_info("socket")
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self.loop.call_later(_RESET_SECONDS, self._look_for_reset)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give up what runs for a client that went away."""

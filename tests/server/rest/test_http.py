@@ -222,6 +222,15 @@ def test_a_client_that_leaves_takes_its_request_with_it(server: Server) -> None:
     assert total(server, "kserve_wasm_requests_total") == before
 
 
+@pytest.mark.parametrize("path", ["slow", "sl%6fw"])
+def test_a_client_that_only_ends_its_sending_gets_its_answer(connection: Connection, path: str) -> None:
+    connection.send(request(path, tag="half"))
+    connection.sock.shutdown(socket.SHUT_WR)
+    assert connection.answer()[0] == 100
+    assert connection.tag() == "half"
+    assert connection.is_closed()
+
+
 def test_an_idle_connection_does_not_hold_the_answer_of_another(
     server: Server, connection: Connection
 ) -> None:
