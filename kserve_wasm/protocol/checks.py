@@ -9,6 +9,7 @@ from typing import Any
 from kserve_wasm.errors import InvalidRequest
 from kserve_wasm.request import Parameter
 from kserve_wasm.tensors import DTYPES, DType, Tensor, TensorSpec
+from kserve_wasm.tensors.tensor import BytesLike
 
 MAX_RANK = 32
 MAX_ELEMENTS = 1 << 40
@@ -92,6 +93,13 @@ def timeout_of(parameters: Mapping[str, Parameter]) -> float:
     if type(timeout) is not int or timeout < 0:
         raise InvalidRequest(f"parameter 'timeout' must be microseconds, 0 or more, got {brief(timeout)}")
     return timeout / 1e6 if timeout else math.inf
+
+
+def not_json(error: ValueError, body: BytesLike, hint: str = "") -> InvalidRequest:
+    """The error for a body that is not JSON, with a hint at what it is."""
+    if bytes(body[:2]) == b"\x1f\x8b":
+        hint = " (it is gzip: that needs the header Content-Encoding: gzip)"
+    return InvalidRequest(f"the request is not JSON{hint}: {error}")
 
 
 def brief(value: Any) -> str:

@@ -170,4 +170,6 @@ def _is_object(value: Any) -> bool:
 
 
 def _keys(value: Any) -> str:
-    return str(sorted(str(key)[:40] for key in list(value)[:8])) if isinstance(value, dict) else brief(value)
+    if not isinstance(value, dict):
+        return brief(value)
+    return f"one with {sorted(str(key)[:40] for key in list(value)[:8])}" if value else "an empty object"

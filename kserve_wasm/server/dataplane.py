@@ -8,6 +8,7 @@ from kserve.errors import InvalidInput
 from kserve.protocol.dataplane import DataPlane
 
 from kserve_wasm.errors import InvalidRequest, NotSupported
+from kserve_wasm.protocol.checks import not_json
 from kserve_wasm.server.metadata import model_metadata, server_metadata
 from kserve_wasm.server.repository import WasmModelRepository
 
@@ -35,12 +36,12 @@ class WasmDataPlane(DataPlane):  # type: ignore[misc]  # the SDK has no types
         """Find a model. The SDK would load one that is not ready, on the event loop."""
         return self._repository.find(name)
 
-    def decode(self, *arguments: Any, **options: Any) -> Any:
+    def decode(self, body: Any, headers: dict[str, str] | None = None) -> Any:
         """Decode a V1 body as the SDK does, whose own InvalidInput would put a traceback into the log."""
         try:
-            return super().decode(*arguments, **options)
+            return super().decode(body, headers)
         except InvalidInput as error:
-            raise InvalidRequest(str(error)) from None
+            raise not_json(error, body) from None
 
     async def infer(self, model_name: str, request: Any, headers: dict[str, str] | None = None) -> Any:
         """Answer a V1 request as the SDK does."""

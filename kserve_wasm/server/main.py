@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,14 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         worker = Worker()
     elif (workers := count_workers(argv)) > 1:
         return supervise(workers, argv)
-    # The SDK parses sys.argv when it is imported: it must see the same flags, and no subcommand before them.
-    sys.argv = [sys.argv[0], *argv]
+    # The SDK parses sys.argv when it is imported: a wrong flag is not its to complain of.
+    given, sys.argv = sys.argv, sys.argv[:1]
     import kserve.model_server
 
+    sys.argv = given
     settings = parse_settings(make_parser(kserve.model_server.parser), argv)
     kserve.model_server.args = settings.sdk
+    if settings.sdk.enable_docs_url:
+        # Which the SDK decides on at the import as well.
+        kserve.model_server.app.docs_url = "/docs"
+        kserve.model_server.app.setup()
     if settings.sdk.configure_logging:
         _configure_logging(settings.sdk.log_config_file)
+    _quiet_sdk()
 
     from kserve_wasm.artifact import load_model_dir
     from kserve_wasm.guest.pool import GuestPool
@@ -88,6 +95,13 @@ def _single(settings: Settings) -> str | None:
         and not is_model_dir(directory)
         and (settings.model_name is None or find_model_dirs(directory))
     ):
+        if settings.model_name is not None:
+            # Not an error: a ServingRuntime gives the flag for every InferenceService, one of many models too.
+            logger.warning(
+                "--model_name %s has no effect: %s holds a directory for each of many models, whose names count",
+                settings.model_name,
+                directory,
+            )
         return None
     return settings.model_name or load_model_dir(directory, directory.resolve().name)[-1].name
 
@@ -113,5 +127,21 @@ def _configure_logging(config: str | None) -> None:
         sdk.configure_logging(config)
         return
     default = dict(sdk.KSERVE_LOG_CONFIG)
-    default["loggers"] = {**default["loggers"], "kserve_wasm": default["loggers"]["kserve"]}
+    default["loggers"] = {
+        **default["loggers"],
+        "kserve_wasm": default["loggers"]["kserve"],
+        # Of start and stop the server writes its own lines.
+        "uvicorn.error": {"level": "WARNING"},
+    }
     sdk.configure_logging(default)
+
+
+def _quiet_sdk() -> None:
+    """Keep lines out of the log that tell an operator nothing."""
+    noise = ("Setting max asyncio worker threads", "OpenAI endpoints not", "Time series endpoints not")
+    logging.getLogger("kserve").addFilter(lambda record: not str(record.msg).startswith(noise))
+    # Where connections outlive the grace period, and no task of the SDK's routes does.
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda record: not (str(record.msg).startswith("Cancel %s running task") and record.args == (0,))
+    )
+    warnings.filterwarnings("ignore", "ORJSONResponse is deprecated")

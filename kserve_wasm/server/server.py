@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from kserve_wasm.errors import WasmServingError
 from kserve_wasm.server.dataplane import WasmDataPlane
 from kserve_wasm.server.grpc.server import make_server
 from kserve_wasm.server.peers import Alone
+from kserve_wasm.server.ports import naming_flag
 from kserve_wasm.server.repository import WasmModelRepository
 from kserve_wasm.server.rest.context import RestContext
 from kserve_wasm.server.rest_server import WasmRESTServer
@@ -49,7 +51,8 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
             registered_models=repository,
             enable_grpc=settings.grpc_port is not None,
             enable_docs_url=sdk.enable_docs_url,
-            enable_latency_logging=settings.log_requests and sdk.enable_latency_logging,
+            # A request has one line in the log, the access log's.
+            enable_latency_logging=False,
             access_log_format=sdk.access_log_format,
             event_loop=sdk.event_loop,
             timeout_keep_alive=sdk.timeout_keep_alive,
@@ -116,8 +119,13 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
         Raises:
             OSError, RuntimeError: a port cannot be had.
         """
-        http_port = self._rest.bind(http_port, shared=self._worker is not None)
+        host = self._settings.host
+        with naming_flag("http_port", host, http_port):
+            http_port = self._rest.bind(http_port, shared=self._worker is not None)
         if grpc_port is not None:
+            if self._worker is None:
+                with naming_flag("grpc_port", host, grpc_port):
+                    _try_port(host, grpc_port)
             self._rpc, grpc_port = self._bind_grpc(grpc_port)
         self._serving = asyncio.create_task(self._rest.serve())
         self._serving.add_done_callback(lambda _: self.fail())
@@ -149,7 +157,8 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
         self._repository.draining = True
         end = time.monotonic() + self._settings.grace_period
         if self._serving is not None:
-            logger.info("draining: not ready any more, accepting for another %g s", drain)
+            if status == 0:
+                logger.info("draining: not ready any more, accepting for another %g s", drain)
             await asyncio.sleep(drain)
             end = time.monotonic() + self._settings.grace_period
             self._rest.stop()
@@ -163,7 +172,9 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
         if not close.done() or self._repository.loading:
             logger.warning("stopping while models still run or load: the grace period is over")
             _leave(status)
-        logger.info("stopped")
+        # The last line of a start that failed is the reason.
+        if status == 0:
+            logger.info("stopped")
         return status
 
     def _bind_grpc(self, port: int) -> tuple[grpc.aio.Server, int]:
@@ -187,6 +198,12 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
         except WasmServingError:
             # Said in the log already. Kubernetes shows the crash loop, and the log's last line why.
             self.fail()
+
+
+def _try_port(host: str, port: int) -> None:
+    """Raise OSError when a port cannot be had: gRPC would not say why, and its C core would write to stderr."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    socket.create_server((host, port), family=family).close()
 
 
 def _read_tls(key: str | None, certificate: str | None) -> tuple[bytes, bytes] | None:

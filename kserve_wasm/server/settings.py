@@ -7,9 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 MIB = 1 << 20
+
+_MODEL_DIR = Path("/mnt/models")
 
 _ENVIRONMENT = {
     "model_name": ("MODEL_NAME",),
@@ -28,6 +30,19 @@ _ENVIRONMENT = {
     "log_requests": ("LOG_REQUESTS",),
 }
 """The environment variables that give a flag its default; the first that is set counts."""
+
+_WITHOUT_EFFECT = {
+    "enable_latency_logging",
+    "enable_predictor_health_check",
+    "max_threads",
+    "predictor_host",
+    "predictor_protocol",
+    "predictor_request_retries",
+    "predictor_request_timeout_seconds",
+    "predictor_use_ssl",
+    "protocol",
+}
+"""KServe's flags for transformers and for its own gRPC server and log: taken, as manifests may give them, not shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +90,7 @@ def make_parser(
         environment: ``os.environ``, unless given.
     """
     environment = os.environ if environment is None else environment
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="kserve-wasm serve",
         description="Serve WebAssembly models over V1, V2 REST and V2 gRPC.",
         epilog="Defaults come from the environment: "
@@ -86,12 +101,19 @@ def make_parser(
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    checked = {"http_port": _port, "grpc_port": _port, "model_name": _model_name}
+    for action in parser._actions:
+        if action.dest in _WITHOUT_EFFECT:
+            action.help = argparse.SUPPRESS
+        action.type = checked.get(action.dest, action.type)
     ours = parser.add_argument_group("model serving")
     ours.add_argument(
         "--model_dir",
         type=Path,
-        default=Path("/mnt/models"),
-        help="A model directory, or a directory of such directories: then each model has its directory's name.",
+        default=_MODEL_DIR,
+        help="A model directory: the model's name is --model_name, or else what model.yaml or the .wasm file says, or "
+        "else the directory's. Or a directory of such directories: then each model has its directory's name, "
+        "and --model_name has no effect.",
     )
     ours.add_argument(
         "--gpu",
@@ -125,7 +147,7 @@ def make_parser(
         type=_not_negative(float),
         default=5.0,
         help="Seconds after SIGTERM in which the server is not ready but still accepts: the time that load balancers "
-        "need to hear of it. 0 where a preStop hook waits already.",
+        "need to hear of it. 0 where a preStop hook waits already. Ctrl+C (SIGINT) does not wait.",
     )
     ours.add_argument(
         "--grace_period",
@@ -172,7 +194,9 @@ def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Sett
     if args.workers < 1:
         parser.error(f"--workers must be 1 or more, got {args.workers}")
     if args.model_name is None and not args.model_dir.is_dir():
-        parser.error(f"--model_dir {args.model_dir} is not a directory; give --model_name to serve one model")
+        if args.model_dir == _MODEL_DIR:
+            parser.error(f"--model_dir is missing, and its default {_MODEL_DIR} is not a directory")
+        parser.error(f"--model_dir {args.model_dir} is not a directory; give that of a model, or of many")
     if args.grpc_max_receive_message_length is None:
         # gRPC keeps its limit in 32 bits.
         args.grpc_max_receive_message_length = min(args.max_request_bytes, 2**31 - 1)
@@ -197,6 +221,28 @@ def _from_environment(flag: str, environment: Mapping[str, str]) -> str | None:
     given = (environment.get(name, "") for name in _ENVIRONMENT[flag])
     # Kubernetes sets HTTP_PORT=tcp://… in every pod beside a Service that is named http.
     return next((text for text in given if text and not text.startswith("tcp://")), None)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and not thirty lines of usage before it."""
+        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 (takes a free one) to 65535, got '{text}'")
+    return int(text)
+
+
+def _model_name(text: str) -> str:
+    from kserve_wasm.artifact.schema import NAME
+
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"expected letters, digits, '.', '_' and '-', a letter or digit first, got '{text[:80]}'"
+        )
+    return text
 
 
 def _boolean(text: str) -> bool:

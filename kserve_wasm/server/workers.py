@@ -27,6 +27,7 @@ from typing import Any
 
 from kserve_wasm.errors import ModelNotReady, WasmServingError
 from kserve_wasm.server.link import Link
+from kserve_wasm.server.ports import naming_flag
 
 logger = logging.getLogger(__name__)
 
@@ -278,7 +279,8 @@ class _Supervisor:
         for kind in ("http_port", "grpc_port"):
             ports[kind] = wanted[kind]
             if wanted[kind] is not None:
-                self._reserved.append(reserve(wanted["host"], wanted[kind]))
+                with naming_flag(kind, wanted["host"], wanted[kind]):
+                    self._reserved.append(reserve(wanted["host"], wanted[kind]))
                 ports[kind] = self._reserved[-1].getsockname()[1]
         return ports
 

@@ -99,8 +99,11 @@ def test_sigterm_drains_then_lets_running_requests_of_both_protocols_end(start_s
         assert client.is_server_live()
         with grpc.insecure_channel(server.grpc) as channel:
             assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == b"\x08\x02"  # NOT_SERVING
-        # Whoever has not heard of it yet is still answered.
-        assert requests.post(f"{server.http}/v2/models/mlp/infer", json=MLP_BODY, timeout=10).ok
+        # Whoever has not heard of it yet is still answered, and told not to use the connection again.
+        v1_body = {"instances": [[1, 1, 1, 1]]}
+        for path, body in (("v2/models/mlp/infer", MLP_BODY), ("v1/models/mlp:predict", v1_body)):
+            answer = requests.post(f"{server.http}/{path}", json=body, timeout=10)
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close"), path
         np.testing.assert_allclose(
             infer(client, "mlp").as_numpy("y"), mlp_oracle(np.ones((1, 4), np.float32)), rtol=1e-5, atol=1e-6
         )
@@ -142,8 +145,10 @@ def test_the_one_model_that_does_not_load_ends_the_process_with_the_reason(start
     (tmp_path / "m" / "model.wasm").write_bytes(b"not wasm")
     server = start_server("--model_name=m", f"--model_dir={tmp_path / 'm'}")
     assert server.wait() == 1
-    (line,) = [line for line in server.log.splitlines() if "ERROR" in line]
-    assert "model m did not load" in line
+    listening, line = server.log.splitlines()
+    assert "listening" in listening
+    assert "ERROR" in line
+    assert f"model m did not load from {tmp_path / 'm'}: " in line
 
 
 def test_a_model_directory_that_is_not_there_ends_the_process_with_the_reason(start_server, tmp_path):
@@ -197,6 +202,10 @@ WRONG_FLAGS = {
     "--max_request_bytes=0": "expected more than 0",
     "--gpu=perhaps": "expected true or false",
     "--model_dir=/nowhere/at/all": "is not a directory",
+    "--http_port=80000": "--http_port: expected a port from 0 (takes a free one) to 65535, got '80000'",
+    "--grpc_port=-1": "--grpc_port: expected a port",
+    "--http_port=abc": "--http_port: expected a port",
+    "--model_name=x y/z": "--model_name: expected letters, digits",
 }
 
 
@@ -221,16 +230,43 @@ print(json.dumps(outcomes))
         status, said = outcomes[flag]
         assert status == 2, flag
         assert words in said, flag
+        # The one line that counts, without the usage of thirty others.
+        assert said.count("\n") == 1, said
 
 
 def test_a_port_that_is_taken_ends_the_process_and_is_named(start_server, slow_and_quick):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for flag in (f"--http_port={port}", f"--grpc_port={port}"):
-            server = start_server(f"--model_dir={slow_and_quick}", flag)
+        for flag in ("--http_port", "--grpc_port"):
+            server = start_server(f"--model_dir={slow_and_quick}", f"{flag}={port}")
             assert server.wait() == 1
-            assert "cannot listen" in server.log
-            assert str(port) in server.log
+            (line,) = server.log.splitlines()
+            assert f"cannot listen: {flag} {port} on --host 127.0.0.1: Address already in use; choose" in line
+
+
+def test_help_shows_the_flags_that_have_an_effect():
+    command = [sys.executable, "-m", "kserve_wasm", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=True).stdout
+    assert "--http_port" in shown
+    assert "--grace_period" in shown
+    for flag in ("--predictor_", "--protocol", "--enable_latency_logging", "--max_threads"):
+        assert flag not in shown
+
+
+def test_without_flags_the_directory_is_what_is_missing():
+    command = [sys.executable, "-m", "kserve_wasm"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False).stderr
+    assert "--model_dir is missing, and its default /mnt/models is not a directory" in said
+
+
+def test_a_name_for_many_models_has_no_effect_and_the_log_says_so(start_server, slow_and_quick):
+    server = start_server(
+        f"--model_dir={slow_and_quick}", "--model_name=m", "--predictor_host=x", "--enable_docs_url=true"
+    )
+    server.wait_ready()
+    assert "--model_name m has no effect" in server.log
+    assert requests.post(f"{server.http}/v2/models/mlp/infer", json=MLP_BODY, timeout=10).ok
+    assert "swagger" in requests.get(f"{server.http}/docs", timeout=10).text
 
 
 def test_the_environment_gives_the_defaults(start_server, slow_and_quick):
@@ -302,6 +338,17 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
     return folder / "key.pem", folder / "cert.pem"
 
 
+def test_the_log_holds_what_an_operator_can_use(start_server, slow_and_quick):
+    server = start_server("--model_name=m", f"--model_dir={slow_and_quick / 'mlp'}")
+    server.wait_ready()
+    v1 = f"{server.http}/v1/models/m:predict"
+    assert requests.post(v1, json={"instances": [[1, 1, 1, 1]]}, timeout=10).ok
+    assert requests.get(f"{server.http}/v1/models", timeout=10).ok
+    server.stop()
+    said = [line.split("] ")[-1].split(":")[0].split(" version")[0] for line in server.log.splitlines()]
+    assert said == ["listening", "model m serves", "draining", "stopped"], server.log
+
+
 def test_requests_are_not_logged_unless_asked_for(start_server, slow_and_quick):
     logs = []
     for flags in ([], ["--log_requests"]):
@@ -310,12 +357,28 @@ def test_requests_are_not_logged_unless_asked_for(start_server, slow_and_quick):
         with triton.InferenceServerClient(server.grpc) as client:
             infer(client, "m")
         assert requests.post(f"{server.http}/v2/models/m/infer", json=MLP_BODY, timeout=10).ok
+        v1 = f"{server.http}/v1/models/m:predict"
+        assert requests.post(v1, json={"instances": [[1, 1, 1, 1]]}, timeout=10).ok
         server.stop()
         logs.append(server.log)
     assert "ModelInfer" not in logs[0]
     assert "/v2/models/m/infer" not in logs[0]
-    assert "ModelInfer OK" in logs[1]
-    assert "/v2/models/m/infer" in logs[1]
+    assert logs[1].count("ModelInfer OK") == 1
+    assert logs[1].count("/v2/models/m/infer") == 1
+    assert logs[1].count("/v1/models/m%3Apredict") == 1
+    assert "kserve.io" not in logs[1]
+    assert "requestId" not in logs[1]
+
+
+def test_an_access_log_of_the_users_format_has_a_line_for_each_request(start_server, slow_and_quick):
+    server = start_server(
+        "--model_name=m", f"--model_dir={slow_and_quick / 'mlp'}", "--access_log_format=%(r)s gave %(s)s"
+    )
+    server.wait_ready()
+    assert requests.post(f"{server.http}/v2/models/m/infer", json=MLP_BODY, timeout=10).ok
+    server.stop()
+    assert server.log.count("POST /v2/models/m/infer HTTP/1.1 gave 200") == 1, server.log
+    assert "kserve.io" not in server.log
 
 
 def test_a_client_that_goes_away_is_counted_as_cancelled(start_server, slow_and_quick):

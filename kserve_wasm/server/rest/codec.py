@@ -17,7 +17,14 @@ import orjson
 
 from kserve_wasm.errors import InvalidRequest, NotSupported, PayloadTooLarge
 from kserve_wasm.protocol import json_values
-from kserve_wasm.protocol.checks import brief, check_parameters, dtype_of, shape_of, timeout_of
+from kserve_wasm.protocol.checks import (
+    brief,
+    check_parameters,
+    dtype_of,
+    not_json,
+    shape_of,
+    timeout_of,
+)
 from kserve_wasm.request import InferenceRequest, InferenceResponse
 from kserve_wasm.server.rest.answer import BINARY_TYPE, JSON_TYPE, Answer
 from kserve_wasm.tensors import Tensor
@@ -72,7 +79,7 @@ def decode_request(body: BytesLike, headers: Headers) -> tuple[InferenceRequest,
             if JSON_LENGTH in headers
             else " (binary data needs the header Inference-Header-Content-Length)"
         )
-        raise InvalidRequest(f"the request is not JSON{hint}: {error}") from None
+        raise not_json(error, data, hint) from None
     if type(message) is not dict:
         raise InvalidRequest(f"the request must be a JSON object, got {brief(message)}")
 

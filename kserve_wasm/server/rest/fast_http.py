@@ -176,6 +176,8 @@ class FastHttpProtocol(HttpToolsProtocol):
             self.url, self.expect_100_continue = url, expect
             self.headers.extend(headers)
             super().on_headers_complete()
+            if self.rest.repository.draining and self.cycle is not None:
+                self.cycle.keep_alive = False
             return
         previous = self.cycle
         cycle = _InferCycle(self, found[1].decode(), found[2].decode() if found[2] else None)
@@ -276,7 +278,8 @@ class FastHttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             cycle.response_complete = True
             return
-        if answer.close:
+        # A client that hears of the end does not send its next request into a connection that is being closed.
+        if answer.close or self.rest.repository.draining:
             cycle.keep_alive = False
         if self.access_log:
             self._log_access(cycle, answer.status)

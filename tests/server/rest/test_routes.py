@@ -91,6 +91,9 @@ def test_model_config(client: InferenceServerClient) -> None:
         {"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 4]},
         {"name": "n", "data_type": "TYPE_INT32", "dims": []},
     ]
+    # Of the code alone, which the file's own digest is not.
+    assert config["parameters"]["code_digest"]["string_value"].startswith("sha256:")
+    assert config["parameters"]["device"]["string_value"] == "cpu"
     assert client.get_model_config("numbered", "7")["name"] == "numbered"
     assert status_of(lambda: client.get_model_config("nobody")) == "404"
 
@@ -272,7 +275,13 @@ def test_v1_predict(server: Server, model: str, payload: Any, expected: Any) -> 
             "input 'x' must have shape [-1, 2] (-1: any size), got [1, 3]",
         ),
         ("single", {"instances": [["a", 2]]}, 400, "input 'x': element 0 must be a number"),
-        ("single", {}, 400, '"instances"'),
+        (
+            "single",
+            {},
+            400,
+            'either "instances" (a list of rows) or "inputs" (columns by input name), got an empty',
+        ),
+        ("single", {"instance": []}, 400, "got one with ['instance']"),
         ("single", {"instances": 5}, 400, "instances"),
         ("checked", V1_ROWS, 400, "the model has the inputs 'x', 'n'"),
         ("nobody", V1_ROWS, 404, "nobody"),
@@ -285,6 +294,22 @@ def test_v1_errors(server: Server, model: str, payload: Any, status: int, messag
     found, answer = call(server, "POST", f"/v1/models/{model}:predict", orjson.dumps(payload))
     assert found == status
     assert message in answer["error"]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/single/infer", "/v1/models/single:predict"])
+def test_gzip_without_its_header_is_recognised(server: Server, path: str) -> None:
+    status, answer = call(server, "POST", path, gzip.compress(orjson.dumps(V1_ROWS)))
+    assert status == 400
+    assert "it is gzip: that needs the header Content-Encoding: gzip" in answer["error"]
+
+
+def test_v1_explain_is_refused_calmly(own_server: Server) -> None:
+    status, answer = call(own_server, "POST", "/v1/models/a:explain", orjson.dumps(V1_ROWS))
+    assert status == 501
+    assert "does not explain" in answer["error"]
+    assert call(own_server, "POST", "/v1/models/nobody:explain", b"{}")[0] == 404
+    assert "Traceback" not in own_server.log
+    assert "ERROR" not in own_server.log
 
 
 @pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
