@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -197,6 +198,8 @@ def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Sett
         if args.model_dir == _MODEL_DIR:
             parser.error(f"--model_dir is missing, and its default {_MODEL_DIR} is not a directory")
         parser.error(f"--model_dir {args.model_dir} is not a directory; give that of a model, or of many")
+    if args.access_log_format and find_spec("asgi_logger") is None:
+        parser.error("--access_log_format needs a package that is not installed: asgi-logger")
     if args.grpc_max_receive_message_length is None:
         # gRPC keeps its limit in 32 bits.
         args.grpc_max_receive_message_length = min(args.max_request_bytes, 2**31 - 1)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -370,10 +371,16 @@ def test_requests_are_not_logged_unless_asked_for(start_server, slow_and_quick):
     assert "requestId" not in logs[1]
 
 
-def test_an_access_log_of_the_users_format_has_a_line_for_each_request(start_server, slow_and_quick):
+def test_an_access_log_of_the_users_format_needs_its_package_and_has_a_line_for_each_request(
+    start_server, slow_and_quick
+):
     server = start_server(
         "--model_name=m", f"--model_dir={slow_and_quick / 'mlp'}", "--access_log_format=%(r)s gave %(s)s"
     )
+    if find_spec("asgi_logger") is None:
+        assert server.wait() == 2
+        assert "needs a package that is not installed: asgi-logger" in server.log
+        return
     server.wait_ready()
     assert requests.post(f"{server.http}/v2/models/m/infer", json=MLP_BODY, timeout=10).ok
     server.stop()
