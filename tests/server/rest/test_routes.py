@@ -306,7 +306,7 @@ def test_gzip_without_its_header_is_recognised(server: Server, path: str) -> Non
 def test_v1_explain_is_refused_calmly(own_server: Server) -> None:
     status, answer = call(own_server, "POST", "/v1/models/a:explain", orjson.dumps(V1_ROWS))
     assert status == 501
-    assert "does not explain" in answer["error"]
+    assert "no explainer" in answer["error"]
     assert call(own_server, "POST", "/v1/models/nobody:explain", b"{}")[0] == 404
     assert "Traceback" not in own_server.log
     assert "ERROR" not in own_server.log
