@@ -146,3 +146,10 @@ class ModelLoadError(WasmServingError):
 
 class ArtifactError(ModelLoadError):
     """The ``.wasm`` file is damaged or not a kserve_wasm model."""
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters escaped, as it goes to the log: nobody's words may forge lines of it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

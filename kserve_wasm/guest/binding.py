@@ -19,6 +19,7 @@ from kserve_wasm.errors import (
     GuestLimitExceeded,
     GuestTrap,
     WasmServingError,
+    printable,
 )
 from kserve_wasm.guest.host_functions import HOST_FUNCTIONS
 from kserve_wasm.guest.state import InstanceState
@@ -122,7 +123,7 @@ _LONGEST_NAME = 100
 def _name(text: str) -> str:
     """A name of the guest's own choice, fit for a message."""
     cut = text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
-    return cut if cut.isprintable() else ascii(cut)[1:-1]
+    return printable(cut)
 
 
 _TRAPS = {

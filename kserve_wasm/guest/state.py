@@ -16,6 +16,7 @@ from kserve_wasm.errors import (
     PayloadTooLarge,
     QueueFull,
     WasmServingError,
+    printable,
 )
 from kserve_wasm.request import InferenceRequest, InferenceResponse, Parameter
 from kserve_wasm.tensors import Tensor
@@ -157,9 +158,7 @@ class InstanceState(NNState):
         if len(text) >= self.log_left:
             self.log_left = 0
             return False
-        # Control characters would let a guest forge lines of the log.
-        if not text.isprintable():
-            text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        text = printable(text)
         self.log_left -= len(text.encode()) + 1
         if self.log_left < 0:
             return False

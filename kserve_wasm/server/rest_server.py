@@ -15,6 +15,7 @@ from kserve.protocol.rest.server import RESTServer, TimingMiddleware, _Refreshin
 from kserve.protocol.rest.v1_endpoints import V1Endpoints
 
 from kserve_wasm.server.rest import routes, v1
+from kserve_wasm.server.rest.codec import MAX_JSON_BYTES
 from kserve_wasm.server.rest.context import RestContext
 from kserve_wasm.server.rest.errors import install_error_handlers
 from kserve_wasm.server.rest.fast_http import fast_protocol
@@ -90,7 +91,8 @@ class WasmRESTServer(RESTServer):  # type: ignore[misc]  # the SDK has no types
         # Starlette takes the first route that fits: ours stand before the SDK's.
         routes.install(app, self._context)
         endpoints = V1Endpoints(self.dataplane, self.model_repository_extension)
-        v1.install(app, endpoints, self._context.repository, self._context.max_request_bytes)
+        limit = min(self._context.max_request_bytes, MAX_JSON_BYTES)  # V1 is all JSON
+        v1.install(app, endpoints, self._context.repository, limit)
         super()._register_endpoints(app)
 
     def _add_exception_handlers(self, app: FastAPI) -> None:

@@ -90,6 +90,28 @@ def test_every_mood_has_its_status_over_both_protocols_and_leaves_no_trace(moody
     assert "not that one" in ask(session, moody, "moody", [3]).json()["error"]
 
 
+def test_a_guests_words_forge_no_line_of_the_log(start_server, tmp_path: Path) -> None:
+    """Whatever it gives as the reason of its failure stands in one line, escaped."""
+    forged = "2026-01-01 00:00:00 kserve INFO forged"
+    words = f"oops\n{forged}\x1b[31m"
+    data = "".join("\\" + f"{byte:02x}" for byte in words.encode())
+    wat = f"""(module (import "kserve_wasm" "fail" (func $fail (param i32 i32 i32) (result i32)))
+      (import "kserve_wasm" "log" (func $log (param i32 i32 i32) (result i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 0) "{data}")
+      (func (export "infer") (result i32)
+        (drop (call $log (i32.const 3) (i32.const 0) (i32.const {len(words)})))
+        (drop (call $fail (i32.const 1) (i32.const 0) (i32.const {len(words)}))) (i32.const 1)))"""
+    models.write_guest(wat, tmp_path / "forger")
+    server = start_server(f"--model_dir={tmp_path / 'forger'}", "--model_name=forger")
+    server.wait_ready()
+    answer = ask(requests.Session(), server, "forger", [0])
+    assert (answer.status_code, answer.json()) == (500, {"error": words})
+    assert forged in server.log
+    assert not any(line.startswith(forged) for line in server.log.splitlines())
+    assert "\x1b" not in server.log
+
+
 def test_a_model_that_was_always_quick_cannot_hold_the_server_with_one_slow_request(moody: Server) -> None:
     """Quick models run on the event loop. One that then spins is moved to a thread; the loop goes on meanwhile."""
     session, probe = requests.Session(), requests.Session()

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from kserve_wasm.errors import BackendError, GuestError, QueueFull, WasmServingError
+from kserve_wasm.errors import BackendError, GuestError, QueueFull, WasmServingError, printable
 from kserve_wasm.server.rest.answer import JSON_TYPE, Answer
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def error_answer(error: BaseException) -> Answer:
         # Only what failed here while it ran: a line for everything that a client can ask for (models that are not
         # there or not loaded, deadlines of a microsecond) would let any client fill the log.
         level = logging.ERROR if isinstance(error, (GuestError, BackendError)) else logging.DEBUG
-        logger.log(level, "%d %s", status, message)
+        logger.log(level, "%d %s", status, printable(message))
     else:
         status, message = 500, "internal server error; the server's log says more"
         logger.error("unexpected error while answering a request", exc_info=error)
