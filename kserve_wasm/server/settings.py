@@ -229,7 +229,7 @@ def _from_environment(flag: str, environment: Mapping[str, str]) -> str | None:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and not thirty lines of usage before it."""
-        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def _port(text: str) -> int:
