@@ -105,5 +105,4 @@ def test_a_reader_that_has_gone_is_no_error(wasm_model):
 def test_serve_reads_its_flags_itself():
     done = in_process("serve", "--no-such-flag")
     assert done.returncode == 2
-    assert "--no-such-flag" in done.stderr
-    assert "usage" in done.stderr
+    assert done.stderr == "kserve-wasm serve: error: unrecognized arguments: --no-such-flag\n"
