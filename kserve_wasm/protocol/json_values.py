@@ -74,7 +74,7 @@ def flat_values(name: str, tensor: Tensor) -> Any:
     if kind in _FLOATS:
         if kind == "BF16":
             array = array.astype(np.float32)
-        if not np.isfinite(array).all():
+        if not _all_finite(array):
             # orjson writes infinities as null too, from which no client could tell them from NaN.
             return _without_nonfinite(array.tolist())
     return array
@@ -89,9 +89,15 @@ def nested_values(tensor: Tensor) -> Any:
     if kind in _FLOATS:
         if kind == "BF16":
             array = array.astype(np.float32)
-        if not np.isfinite(array).all():
+        if not _all_finite(array):
             return _map_nested(_float_value, array.tolist())
     return array.tolist()
+
+
+def _all_finite(array: npt.NDArray[Any]) -> bool:
+    if array.size <= _FEW:
+        return all(map(math.isfinite, array.reshape(-1).tolist()))
+    return bool(np.isfinite(array).all())
 
 
 def nested_shape(data: Any) -> tuple[int, ...]:

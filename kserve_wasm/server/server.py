@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -195,6 +196,9 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
     async def _load(self) -> None:
         try:
             await self._repository.load_models()
+            # What start-up made (the SDK brings half a million objects) stays for good: no collection shall walk it.
+            gc.collect()
+            gc.freeze()
         except WasmServingError:
             # Said in the log already. Kubernetes shows the crash loop, and the log's last line why.
             self.fail()
