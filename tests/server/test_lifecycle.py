@@ -74,7 +74,7 @@ def slow_and_quick(tmp_path: Path) -> Path:
 
 
 def test_sigterm_drains_then_lets_running_requests_of_both_protocols_end(start_server, slow_and_quick):
-    server = start_server(f"--model_dir={slow_and_quick}", "--drain_seconds=1.5", "--grace_period=50")
+    server = start_server(f"--model_dir={slow_and_quick}", "--drain_seconds=5", "--grace_period=50")
     server.wait_ready()
     with (
         ThreadPoolExecutor(1) as pool,
