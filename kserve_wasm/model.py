@@ -22,6 +22,7 @@ from kserve_wasm.guest.pace import INLINE_BUDGET, INLINE_BYTES, Pace, Shapes
 from kserve_wasm.guest.pool import GuestPool, Job, Lane
 from kserve_wasm.metrics import ModelMetrics, Statistics
 from kserve_wasm.protocol.checks import check_inputs, check_outputs
+from kserve_wasm.protocol.codec_threads import in_codec_thread
 from kserve_wasm.protocol.kserve_types import from_infer_request, to_infer_response
 from kserve_wasm.protocol.v1 import decode_v1, encode_v1
 from kserve_wasm.request import InferenceRequest, InferenceResponse
@@ -174,12 +175,12 @@ class WasmModel(Model):  # type: ignore[misc]
             response = await self.infer(from_infer_request(payload))
             return to_infer_response(response, payload, self.name, self.version)
         if int((headers or {}).get("content-length", 0)) > _JSON_BYTES:
-            request, shape = await asyncio.to_thread(decode_v1, payload, self.inputs)
+            request, shape = await in_codec_thread(decode_v1, payload, self.inputs)
         else:
             request, shape = decode_v1(payload, self.inputs)
         response = await self.infer(request)
         if sum(tensor.size for tensor in response.outputs.values()) > _JSON_ELEMENTS:
-            return await asyncio.to_thread(encode_v1, response, shape)
+            return await in_codec_thread(encode_v1, response, shape)
         return encode_v1(response, shape)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from kserve_wasm.metrics import UNKNOWN_MODEL, ProtocolMetrics
 from kserve_wasm.protocol.checks import timeout_of
+from kserve_wasm.protocol.codec_threads import in_codec_thread
 from kserve_wasm.server.grpc import codec
 from kserve_wasm.server.grpc.messages import ModelStreamInferResponse
 from kserve_wasm.server.grpc.status import Failure, abort, failure_of
@@ -70,16 +71,14 @@ class Inference:
             model.leases += 1
             metrics = model.metrics.v2_grpc
             if codec.is_slow_to_decode(message, len(data)):
-                request = await asyncio.to_thread(codec.decode, message)
+                request = await in_codec_thread(codec.decode, message)
             else:
                 request = codec.decode(message)
             del message
             deadline = min(deadline, started + timeout_of(request.parameters))
             response = await model.infer(request, deadline)
             if codec.is_slow_to_encode(response):
-                answer = await asyncio.to_thread(
-                    codec.encode, response, model.name, model.version, request_id
-                )
+                answer = await in_codec_thread(codec.encode, response, model.name, model.version, request_id)
             else:
                 answer = codec.encode(response, model.name, model.version, request_id)
         except asyncio.CancelledError:

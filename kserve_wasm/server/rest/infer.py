@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from kserve_wasm.metrics import UNKNOWN_MODEL
+from kserve_wasm.protocol.codec_threads import CODEC_THREADS
 from kserve_wasm.request import InferenceRequest, InferenceResponse
-from kserve_wasm.server.codec_threads import CODEC_THREADS
 from kserve_wasm.server.rest.answer import Answer
 from kserve_wasm.server.rest.codec import Headers, Wanted, decode_request, encode_response, json_length
 from kserve_wasm.server.rest.compression import MIN_BYTES, compress, decompress, wanted_coding

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from kserve_wasm.metrics import UNKNOWN_MODEL
+from kserve_wasm.protocol.codec_threads import in_codec_thread
 from kserve_wasm.server.repository import WasmModelRepository
 from kserve_wasm.server.rest.compression import decompress
 from kserve_wasm.server.rest.errors import error_answer, to_response
@@ -62,7 +63,7 @@ async def _plain(request: Request, body: bytes, limit: int) -> Request:
     """``request`` with ``body`` decompressed, and headers that say so; a model goes by the length."""
     coding = request.headers.get("content-encoding")
     if coding is not None:
-        body = bytes(await asyncio.to_thread(decompress, body, coding.encode("latin-1"), limit))
+        body = bytes(await in_codec_thread(decompress, body, coding.encode("latin-1"), limit))
     of_the_wire = (b"content-encoding", b"content-length", b"transfer-encoding")
     headers = [(name, value) for name, value in request.scope["headers"] if name not in of_the_wire]
     headers.append((b"content-length", b"%d" % len(body)))
