@@ -12,6 +12,7 @@
     │   ├── GuestTrap                   500  INTERNAL            … by a WebAssembly trap
     │   └── GuestLimitExceeded          500  INTERNAL            … by passing a limit of its sandbox
     ├── DeadlineExceeded                504  DEADLINE_EXCEEDED
+    ├── RequestCancelled                499  CANCELLED           the client went away; nobody sees it
     ├── BackendError                    500  INTERNAL            the framework failed to run a graph
     │   └── DeviceUnavailable           503  UNAVAILABLE         asked for a GPU, none there, no fall-back allowed
     └── ModelLoadError                  500  FAILED_PRECONDITION the model directory cannot be served
@@ -124,6 +125,13 @@ class DeadlineExceeded(WasmServingError):
 
     http_status = 504
     grpc_code = "DEADLINE_EXCEEDED"
+
+
+class RequestCancelled(WasmServingError):
+    """The client went away before its answer was there."""
+
+    http_status = 499
+    grpc_code = "CANCELLED"
 
 
 class BackendError(WasmServingError):

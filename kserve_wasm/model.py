@@ -16,6 +16,7 @@ from kserve import InferRequest, InferResponse, Model
 from kserve.metrics import PREDICT_HIST_TIME
 
 from kserve_wasm.artifact.config import ModelConfig
+from kserve_wasm.batching import Caller
 from kserve_wasm.errors import DeadlineExceeded, GuestError, ModelNotReady, WasmServingError
 from kserve_wasm.guest import GuestModel, Timing
 from kserve_wasm.guest.pace import INLINE_BUDGET, INLINE_BYTES, Pace, Shapes
@@ -188,6 +189,7 @@ class Submission:
     """One inference on its way."""
 
     __slots__ = (
+        "_caller",
         "_cancelled",
         "_deadline",
         "_done",
@@ -205,6 +207,7 @@ class Submission:
         self._model = model
         self._request = request
         self._deadline = deadline
+        self._caller = Caller(deadline)
         self._done = done
         self._cancelled = False
         self._timing = Timing()
@@ -215,6 +218,7 @@ class Submission:
     def cancel(self) -> None:
         """The client is gone: a waiting request is not run, and the outcome of a running one is dropped."""
         self._cancelled = True
+        self._caller.cancel()
         job = self._job
         if job is not None:
             self._model._lane.discard(job)
@@ -225,7 +229,7 @@ class Submission:
         """Runs the request here and now; False when it took too long and must run on a thread."""
         pace = self._model._pace
         limit = time.monotonic() + INLINE_BUDGET
-        outcome = self._infer(min(self._deadline, limit))
+        outcome = self._infer(Caller(min(self._deadline, limit), may_wait=False))
         if time.monotonic() >= limit:
             pace.surprised()
             if limit < self._deadline:
@@ -260,17 +264,17 @@ class Submission:
         """On a pool thread."""
         assert self._job is not None
         waited = time.monotonic() - self._job.queued_at
-        outcome = self._infer(self._deadline)
+        outcome = self._infer(self._caller)
         self._answer(outcome)
         self._count(outcome, int(waited * 1e9))
         self._model._pace.ran_on_thread(self._timing.total * 1e-9, shapes_of(self._request))
         # A job holds this method, and so its request: the tensors would wait for the cycle collector.
         self._job = None
 
-    def _infer(self, deadline: float) -> Outcome:
+    def _infer(self, caller: Caller) -> Outcome:
         start = time.monotonic_ns()
         try:
-            return self._model.guest.infer(self._request, deadline, self._timing)
+            return self._model.guest.infer(self._request, caller, self._timing)
         except WasmServingError as error:
             # What the traceback holds (tensors, the instance) would live as long as the error.
             return error.with_traceback(None)

@@ -63,6 +63,51 @@ class Instances:
 
 
 @dataclass(frozen=True, slots=True)
+class Padding:
+    """How a named dimension of a graph's inputs is brought to one size for all requests of a batch.
+
+    Attributes:
+        sizes: requests are merged when their sizes along the dimension lie between the same two of these; those beyond
+            the last are merged only with their like. Ascending.
+        values: what is put behind the shorter ones, by the input's name; 0 where it says nothing.
+    """
+
+    sizes: tuple[int, ...]
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How computations on a graph that come together are merged into one run.
+
+    Attributes:
+        max_batch_size: entries along the first dimension in one run; 1 merges nothing.
+        preferred_batch_size: sizes that are made where enough requests wait. Ascending.
+        max_queue_delay: seconds that requests may wait for others to join them, once they have to wait at all. One that
+            finds the graph idle runs at once in any case.
+        max_queue_size: computations that may wait; more are refused. 0: any number.
+        queue_timeout: seconds that a computation may wait before it is given up. 0: up to its deadline.
+        max_concurrent_batches: runs at a time; 0 chooses by the device.
+        priority_levels: how many there are, 1 being the most urgent; 0: priorities are ignored.
+        default_priority_level: of requests that name none; 0 takes the middle one.
+        padding: named dimensions that may be brought to one size, by their names in the graph.
+        declared: ``model.yaml`` says that entries along the first dimension are independent of each other. Otherwise
+            the graph's signature must suggest it, and the first merged runs are compared with runs of each alone.
+    """
+
+    max_batch_size: int = 32
+    preferred_batch_size: tuple[int, ...] = ()
+    max_queue_delay: float = 0.0
+    max_queue_size: int = 0
+    queue_timeout: float = 0.0
+    max_concurrent_batches: int = 0
+    priority_levels: int = 0
+    default_priority_level: int = 0
+    padding: Mapping[str, Padding] = field(default_factory=dict)
+    declared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """One version of one model, ready to be opened.
 
@@ -80,7 +125,7 @@ class ModelConfig:
         limits: caps on an instance.
         instances: how instances are made.
         parameters: key and text that every request of this model carries, below the client's own.
-        batching: the ``batching:`` section as it stands.
+        batching: how the graphs' computations are merged, by graph; under "" for those that are not named.
         raw: the manifest and model.yaml merged, for ``inspect`` and the model's ``config`` route.
     """
 
@@ -97,5 +142,9 @@ class ModelConfig:
     limits: Limits = field(default_factory=Limits)
     instances: Instances = field(default_factory=Instances)
     parameters: Mapping[str, str] = field(default_factory=dict)
-    batching: Mapping[str, Any] = field(default_factory=dict)
+    batching: Mapping[str, Batching] = field(default_factory=dict)
     raw: Mapping[str, Any] = field(default_factory=dict)
+
+    def batching_of(self, graph: str) -> Batching:
+        """How computations on the graph of this name are merged."""
+        return self.batching.get(graph) or self.batching.get("") or Batching()

@@ -116,7 +116,7 @@ def _configure(base: Path, module: Path, overrides: Overrides, name: str) -> Mod
         limits=overrides.limits,
         instances=overrides.instances,
         parameters=overrides.parameters,
-        batching=batching,
+        batching={},
         raw=_raw(artifact, overrides, graphs, batching),
     )
 

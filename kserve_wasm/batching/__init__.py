@@ -1,6 +1,6 @@
 """When, and together with whom, a computation on a graph runs."""
 
-from kserve_wasm.batching.base import GraphScheduler
+from kserve_wasm.batching.base import Caller, GraphScheduler
 from kserve_wasm.batching.direct import DirectScheduler
 
-__all__ = ["DirectScheduler", "GraphScheduler"]
+__all__ = ["Caller", "DirectScheduler", "GraphScheduler"]

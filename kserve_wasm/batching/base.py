@@ -2,11 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import threading
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from kserve_wasm.backends.base import Graph
+from kserve_wasm.errors import RequestCancelled
 from kserve_wasm.tensors import Tensor
+
+
+class Caller:
+    """Whoever waits for computations: one request, until it is answered.
+
+    Attributes:
+        deadline: ``time.monotonic()`` seconds after which the answer is of no use.
+        priority: lower is more urgent, from 1; 0 takes the model's default. As Triton's request parameter.
+        may_wait: whether its thread may wait for others. One that must not, such as an event loop's, has its
+            computations run at once and alone.
+        queued_ns: nanoseconds that its computations have waited to be run.
+        rows: entries along the batch dimension that its first computation had; 0 before it.
+    """
+
+    __slots__ = ("_cancelled", "_lock", "_wake", "deadline", "may_wait", "priority", "queued_ns", "rows")
+
+    def __init__(self, deadline: float = math.inf, priority: int = 0, *, may_wait: bool = True) -> None:
+        self.deadline = deadline
+        self.priority = priority
+        self.may_wait = may_wait
+        self.queued_ns = 0
+        self.rows = 0
+        self._cancelled = False
+        self._wake: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Says, on any thread, that nobody waits for the answer any more: what is queued for it is not run."""
+        with self._lock:
+            self._cancelled = True
+            wake, self._wake = self._wake, None
+        if wake is not None:
+            wake()
+
+    def check(self) -> None:
+        """Raises RequestCancelled after :meth:`cancel`."""
+        if self._cancelled:
+            raise RequestCancelled("the client went away")
+
+    def on_cancel(self, wake: Callable[[], None] | None) -> None:
+        """Has ``wake`` called, on another thread or at once, when the caller is cancelled; None ends that."""
+        with self._lock:
+            self._wake = wake
+            late = self._cancelled and wake is not None
+        if late and wake is not None:
+            wake()
 
 
 class GraphScheduler(Protocol):
@@ -16,17 +70,18 @@ class GraphScheduler(Protocol):
     def graph(self) -> Graph:
         """The graph it schedules."""
 
-    def compute(self, inputs: Mapping[str, Tensor], deadline: float) -> Mapping[str, Tensor]:
+    def compute(self, inputs: Mapping[str, Tensor], caller: Caller) -> Mapping[str, Tensor]:
         """Runs the graph on ``inputs``; blocks the calling thread until the answer is there.
 
         The input tensors' memory is the caller's and stays unchanged until this returns.
 
         Args:
             inputs: the tensors by name.
-            deadline: ``time.monotonic()`` seconds.
+            caller: for whom.
 
         Raises:
-            InvalidRequest, QueueFull, DeadlineExceeded, BackendError: see :mod:`kserve_wasm.errors`.
+            InvalidRequest, QueueFull, DeadlineExceeded, RequestCancelled, BackendError, ModelNotReady: see
+                :mod:`kserve_wasm.errors`.
         """
 
     def close(self) -> None:

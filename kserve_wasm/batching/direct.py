@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from kserve_wasm.backends.base import Graph
+from kserve_wasm.batching.base import Caller
 from kserve_wasm.errors import ModelNotReady
 from kserve_wasm.tensors import Tensor
 
@@ -31,12 +32,13 @@ class DirectScheduler:
         """The graph it runs."""
         return self._graph
 
-    def compute(self, inputs: Mapping[str, Tensor], deadline: float) -> Mapping[str, Tensor]:
+    def compute(self, inputs: Mapping[str, Tensor], caller: Caller) -> Mapping[str, Tensor]:
         """Runs the graph on ``inputs``; see :class:`~kserve_wasm.batching.base.GraphScheduler`.
 
         Raises:
             ModelNotReady: the scheduler is closed.
         """
+        caller.check()
         with self._changed:
             if self._closed:
                 raise ModelNotReady(f"graph '{self._graph.name}' is closed")
@@ -44,7 +46,7 @@ class DirectScheduler:
         try:
             start = time.perf_counter()
             try:
-                return self._graph.run(inputs, deadline)
+                return self._graph.run(inputs, caller.deadline)
             finally:
                 if self._observe is not None:
                     self._observe(time.perf_counter() - start)

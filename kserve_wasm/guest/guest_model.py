@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import wasmtime
 from kserve_wasm.artifact.config import ModelConfig
 from kserve_wasm.backends import GraphSource, open_graph
 from kserve_wasm.backends.cpus import available_cpus
-from kserve_wasm.batching import DirectScheduler, GraphScheduler
+from kserve_wasm.batching import Caller, DirectScheduler, GraphScheduler
 from kserve_wasm.errors import (
     ArtifactError,
     DeadlineExceeded,
@@ -138,10 +137,10 @@ class GuestModel:
         Raises:
             WasmServingError: what every request would end with.
         """
-        deadline = time.monotonic() + self.config.limits.timeout
+        caller = Caller(time.monotonic() + self.config.limits.timeout)
         self._ticker.enter()
         try:
-            self._discard(self._instance(NO_REQUEST, deadline, ticks(self.config.limits.timeout)))
+            self._discard(self._instance(NO_REQUEST, caller, ticks(self.config.limits.timeout)))
         finally:
             self._ticker.exit()
 
@@ -158,28 +157,29 @@ class GuestModel:
         return DirectScheduler(graph, self.metrics.compute("load"))
 
     def infer(
-        self, request: InferenceRequest, deadline: float = math.inf, timing: Timing | None = None
+        self, request: InferenceRequest, caller: Caller | None = None, timing: Timing | None = None
     ) -> InferenceResponse:
         """Answers one request on the calling thread.
 
         Args:
             request: the tensors; whether they are those that the model declares is for the caller to check
                 (:func:`kserve_wasm.protocol.checks.check_inputs`).
-            deadline: ``time.monotonic()`` seconds; the model's own timeout counts besides.
+            caller: who waits; its deadline becomes no later than the model's own timeout says.
             timing: is filled in.
 
         Raises:
             WasmServingError: see :mod:`kserve_wasm.errors`; never anything else for what a guest or client does.
         """
         start = time.monotonic()
-        deadline = min(deadline, start + self.config.limits.timeout)
+        caller = Caller() if caller is None else caller
+        deadline = caller.deadline = min(caller.deadline, start + self.config.limits.timeout)
         if deadline <= start:
             raise DeadlineExceeded("the deadline passed before the guest was started")
         ticker = self._ticker
         instance: Instance | None = None
         ticker.enter()
         try:
-            instance = self._instance(request, deadline, ticks(deadline - start))
+            instance = self._instance(request, caller, ticks(deadline - start))
             began = time.monotonic_ns()
             errno = instance.call("infer")
             ended = time.monotonic_ns()
@@ -200,7 +200,7 @@ class GuestModel:
         self._release(instance)
         return response
 
-    def _instance(self, request: InferenceRequest, deadline: float, epoch_ticks: int) -> Instance:
+    def _instance(self, request: InferenceRequest, caller: Caller, epoch_ticks: int) -> Instance:
         """A new instance that is ready for ``infer``, or a kept one where the model allows it."""
         if self.config.instances.reuse:
             kept = None
@@ -210,7 +210,7 @@ class GuestModel:
                     _kept[0] -= 1
             if kept is not None:
                 kept.set_deadline(epoch_ticks)
-                kept.state.begin(request, deadline)
+                kept.state.begin(request, caller)
                 return kept
         if self._binding is None or self._shape is None:
             raise ModelNotReady(f"model '{self.config.name}' is not loaded")
@@ -219,14 +219,14 @@ class GuestModel:
         instance = self._binding.instantiate(state, epoch_ticks)
         try:
             # What the guest opens before the first request is there for every one that the instance answers.
-            state.deadline = deadline
+            state.caller = caller
             if self._shape.initialize:
                 instance.call("_initialize")
             if self._shape.load:
                 errno = instance.call("load")
                 if errno:
                     state.finish(errno, "load")
-            state.begin(request, deadline)
+            state.begin(request, caller)
         except BaseException:
             self._discard(instance)
             raise
@@ -234,7 +234,7 @@ class GuestModel:
 
     def _release(self, instance: Instance) -> None:
         if self.config.instances.reuse and self._binding is not None:
-            instance.state.begin(NO_REQUEST, math.inf)  # it must not keep the request's tensors
+            instance.state.begin(NO_REQUEST, Caller())  # it must not keep the request's tensors
             with _kept_lock:
                 # A model keeps no more than can run at once, and all models together leave room for fresh ones.
                 keep = self._binding is not None and len(self._idle) < self.workers and _kept[0] < MAX_KEPT

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from kserve_wasm.artifact.config import Limits
+from kserve_wasm.batching import Caller
 from kserve_wasm.errors import (
     GuestError,
     GuestLimitExceeded,
@@ -94,18 +95,18 @@ class InstanceState(NNState):
         self.log_left = self.limits.log_bytes
         self.failure: GuestRejected | GuestError | None = None
 
-    def begin(self, request: InferenceRequest, deadline: float) -> None:
+    def begin(self, request: InferenceRequest, caller: Caller) -> None:
         """Starts a request. What the guest opened before the first one stays, all else of the previous one goes.
 
         Args:
             request: the request.
-            deadline: ``time.monotonic()`` seconds.
+            caller: who waits for the answer.
         """
         for tensor in self.outputs.values():
             self.release(tensor)
         self.begin_request()
         self._reset(request)
-        self.deadline = deadline
+        self.caller = caller
 
     def finish(self, errno: int, export: str = "infer") -> InferenceResponse:
         """Ends the request that the guest's ``export`` answered with ``errno``.

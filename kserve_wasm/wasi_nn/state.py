@@ -6,7 +6,6 @@ none of another, and a stale one is none at all. Everything ends with the instan
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -14,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from kserve_wasm.artifact.config import Limits
-from kserve_wasm.batching.base import GraphScheduler
+from kserve_wasm.batching.base import Caller, GraphScheduler
 from kserve_wasm.errors import DeadlineExceeded, GuestError, InvalidRequest, WasmServingError
 from kserve_wasm.tensors import DType, Tensor
 from kserve_wasm.tensors.tensor import BytesLike
@@ -138,7 +137,7 @@ class NNState:
 
     Attributes:
         memory: the instance's memory; the engine's binding sets it.
-        deadline: ``time.monotonic()`` seconds at which computations are given up.
+        caller: for whom it computes, and until when.
         limits: the instance's caps.
         registry: the graphs that can be opened by name.
         graphs: open graphs by handle.
@@ -153,9 +152,9 @@ class NNState:
         "_first_of_request",
         "_holders",
         "_next_handle",
+        "caller",
         "cause",
         "contexts",
-        "deadline",
         "graphs",
         "limits",
         "memory",
@@ -170,7 +169,7 @@ class NNState:
     def __init__(self, registry: GraphRegistry, limits: Limits) -> None:
         self.registry = registry
         self.limits = limits
-        self.deadline = math.inf
+        self.caller = Caller()
         self.graphs: dict[int, OpenGraph] = {}
         self.contexts: dict[int, ExecutionContext] = {}
         self.tensors: dict[int, AnyTensor] = {}
@@ -256,7 +255,7 @@ class NNState:
 
     def check_deadline(self) -> None:
         """Raises DeadlineExceeded. For host calls that take long: while one runs, nothing else looks."""
-        if time.monotonic() >= self.deadline:
+        if time.monotonic() >= self.caller.deadline:
             raise DeadlineExceeded("the guest passed the request's deadline")
 
     def hold(self, tensor: Tensor) -> None:
@@ -323,7 +322,7 @@ class NNState:
 
         Room is a matter of what the guest may keep: while the graph computes, memory is the framework's to take.
         """
-        computed = scheduler.compute(inputs, self.deadline)
+        computed = scheduler.compute(inputs, self.caller)
         outputs = {name: _apart(tensor, inputs) for name, tensor in computed.items()}
         if not self.has_room(sum(map(host_bytes, outputs.values()))):
             return None

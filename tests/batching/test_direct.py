@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from kserve_wasm.backends import GraphSource, open_graph
-from kserve_wasm.batching import DirectScheduler
+from kserve_wasm.batching import Caller, DirectScheduler
 from kserve_wasm.errors import DeadlineExceeded, InvalidRequest, ModelNotReady
 from kserve_wasm.tensors import Tensor
 from tests.backends import models
@@ -31,7 +30,7 @@ def test_it_answers_on_the_callers_thread_and_tells_how_long_it_took() -> None:
     scheduler = DirectScheduler(graph, lambda seconds: observed.append((threading.current_thread(), seconds)))
     assert scheduler.graph is graph
     start = time.perf_counter()
-    assert scheduler.compute(to(100), math.inf)["y"].numpy() == [100]
+    assert scheduler.compute(to(100), Caller())["y"].numpy() == [100]
     ((thread, seconds),) = observed
     assert thread is threading.current_thread()
     assert 0 < seconds <= time.perf_counter() - start
@@ -42,9 +41,9 @@ def test_errors_pass_and_are_observed_too() -> None:
     observed: list[float] = []
     scheduler = counting(observed)
     with pytest.raises(InvalidRequest):
-        scheduler.compute({}, math.inf)
+        scheduler.compute({}, Caller())
     with pytest.raises(DeadlineExceeded):
-        scheduler.compute(to(1 << 60), time.monotonic() + 0.05)
+        scheduler.compute(to(1 << 60), Caller(time.monotonic() + 0.05))
     assert len(observed) == 2
     assert observed[1] >= 0.04
     scheduler.close()
@@ -61,7 +60,7 @@ def test_computations_run_side_by_side() -> None:
             return super().__getitem__(name)
 
     with ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(scheduler.compute, Meets(to(n)), math.inf) for n in (5, 6)]
+        answers = [pool.submit(scheduler.compute, Meets(to(n)), Caller()) for n in (5, 6)]
         assert [int(a.result()["y"].numpy()[0]) for a in answers] == [5, 6]
     scheduler.close()
 
@@ -71,13 +70,13 @@ def test_close_waits_for_what_runs_and_then_refuses() -> None:
     scheduler = counting(observed)
     inputs = Begun(to(100_000))
     with ThreadPoolExecutor(2) as pool:
-        answer = pool.submit(scheduler.compute, inputs, math.inf)
+        answer = pool.submit(scheduler.compute, inputs, Caller())
         assert inputs.begun.wait(60)
         scheduler.close()
         assert len(observed) == 1
         assert answer.result()["y"].numpy() == [100_000]
     with pytest.raises(ModelNotReady, match="graph 'g' is closed"):
-        scheduler.compute(to(1), math.inf)
+        scheduler.compute(to(1), Caller())
     with pytest.raises(ModelNotReady):
         scheduler.graph.run(to(1))
     scheduler.close()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from kserve_wasm.artifact.config import MAX_TABLE_ELEMENTS
+from kserve_wasm.batching import Caller
 from kserve_wasm.errors import (
     ArtifactError,
     DeadlineExceeded,
@@ -140,7 +141,7 @@ def test_an_endless_loop_ends_at_the_deadline(tmp_path: Path, binding: str, wher
     with pytest.raises(DeadlineExceeded):
         model.infer(EMPTY)
     with pytest.raises(DeadlineExceeded):
-        model.infer(EMPTY, deadline=time.monotonic() + 0.02)
+        model.infer(EMPTY, Caller(time.monotonic() + 0.02))
     model.close()
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from kserve_wasm.artifact.config import Limits
+from kserve_wasm.batching import Caller
 from kserve_wasm.errors import DeadlineExceeded, GuestError, GuestLimitExceeded, GuestRejected, InvalidRequest
 from kserve_wasm.request import InferenceRequest
 from kserve_wasm.tensors import DTYPES, Tensor
@@ -38,7 +39,7 @@ def make_guest() -> Iterator[MakeGuest]:
     def make(*arguments: Any, request: InferenceRequest | None = None, **keywords: Any) -> Guest:
         guest = Guest(*arguments, **keywords)
         made.append(guest)
-        guest.state.begin(request or InferenceRequest(tensors(a=A, text=TEXT)), 1e18)
+        guest.state.begin(request or InferenceRequest(tensors(a=A, text=TEXT)), Caller())
         return guest
 
     yield make
@@ -325,7 +326,7 @@ def test_a_texts_elements_are_capped(make_guest: MakeGuest) -> None:
 
 
 def test_an_answer_after_the_deadline_is_none(guest: Guest) -> None:
-    guest.state.deadline = time.monotonic()
+    guest.state.caller.deadline = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         guest.state.finish(0)
 
@@ -379,7 +380,7 @@ def test_the_log_is_capped_for_each_request(make_guest: MakeGuest) -> None:
     assert guest.kw("log", 0, "12345") == 0
     assert guest.kw("log", 0, "6789") == TOO_LARGE
     guest.state.print("dropped, because too long")
-    guest.state.begin(InferenceRequest({}), 1e18)
+    guest.state.begin(InferenceRequest({}), Caller())
     assert guest.kw("log", 0, "again") == 0
     guest.state.print("ab\n")
     assert [line for _, line in guest.log] == ["12345", "again", "ab"]
@@ -514,7 +515,7 @@ def test_a_tensor_counts_once_and_until_nothing_holds_it(make_guest: MakeGuest) 
     assert guest.state.tensor_bytes == 2 * A.nbytes  # the output y, and the tensor of handle y
     guest.kw("tensor_drop", y)
     assert guest.state.tensor_bytes == A.nbytes
-    guest.state.begin(InferenceRequest({}), 1e18)
+    guest.state.begin(InferenceRequest({}), Caller())
     assert guest.state.tensor_bytes == 0
 
 
@@ -530,14 +531,14 @@ def test_lent_outputs_of_earlier_requests_do_not_count(make_guest: MakeGuest) ->
     for _ in range(5):
         lent = guest.handle(guest.kw("tensor_borrow", 2, dims(guest, (4096,)), 1, 4096, 4096, guest.out))
         assert list(answer(guest, a=lent, b=lent)) == ["a", "b"]
-        guest.state.begin(InferenceRequest({}), 1e18)
+        guest.state.begin(InferenceRequest({}), Caller())
 
 
 def test_names_and_parameters_of_a_response_are_capped(make_guest: MakeGuest) -> None:
     guest = make_guest(memory=1 << 21)
     big = guest.put(b"v" * (1 << 20))
     assert guest.kw("output_parameter", "k", big, 1 << 20) == TOO_LARGE
-    guest.state.begin(InferenceRequest({}), 1e18)
+    guest.state.begin(InferenceRequest({}), Caller())
     tensor, name = make(guest, A), guest.room(8)
     for n in range(100_000):
         guest.memory.view(name, 7)[:] = b"%07d" % n
@@ -557,7 +558,7 @@ def test_what_load_opened_is_there_at_every_request_and_nothing_else() -> None:
     assert guest.kw("set_input_tensor", context, 1, constant) == 0
     guest.set_input(context, 0, A * 0, TODAY["FP32"])
     for round_ in (1, 2, 3):
-        guest.state.begin(InferenceRequest(tensors(a=A * round_)), 1e18)
+        guest.state.begin(InferenceRequest(tensors(a=A * round_)), Caller())
         assert guest.call("get_output", context, 0, guest.out, 0, guest.out) == 5
         assert guest.call("compute", context) == 0
         np.testing.assert_array_equal(guest.output(context, 0, "<f4"), A.ravel())  # 0 + A, as load left it
@@ -570,7 +571,7 @@ def test_what_load_opened_is_there_at_every_request_and_nothing_else() -> None:
         guest.context("sum")
         assert guest.state.tensor_bytes == 2 * A.nbytes + A.nbytes + 2 * A.nbytes
         stale = y
-    guest.state.begin(InferenceRequest({}), 1e18)
+    guest.state.begin(InferenceRequest({}), Caller())
     assert guest.kw("tensor_drop", stale) == INVALID_ARGUMENT
     assert list(guest.state.contexts) == [context]
     assert guest.state.tensor_bytes == 2 * A.nbytes
@@ -582,7 +583,7 @@ def test_a_failure_of_one_request_is_not_told_at_the_next(make_guest: MakeGuest)
     guest = make_guest({"sum": models.add_and_subtract()})
     guest.kw("fail", 0, "no")
     guest.kw_nn_load("nope")
-    guest.state.begin(InferenceRequest({}), 1e18)
+    guest.state.begin(InferenceRequest({}), Caller())
     assert guest.state.told() is None
     with pytest.raises(
         GuestError, match=r"^the guest's infer returned 3 \(missing_memory\) without a message$"

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kserve_wasm.artifact.config import Limits
+from kserve_wasm.batching import Caller
 from kserve_wasm.errors import WasmServingError
 from kserve_wasm.guest.host_functions import HOST_FUNCTIONS
 from kserve_wasm.guest.state import InstanceState, invoke
@@ -111,7 +112,7 @@ def hostile_guest(
         memory.data[address : address + len(record)] = record
     # What most calls need before they get anywhere: a graph, a context, a tensor.
     by_name = {f.name: f for f in HOST_FUNCTIONS if f.module != "wasi_nn"}
-    state.begin(request(), 1e18)
+    state.begin(request(), Caller())
     for name, arguments in (
         ("load_by_name", (NAME, 3, 0)),
         ("init_execution_context", (1, 0)),
@@ -132,7 +133,7 @@ def hostile_guest(
         assert sum(len(line) + 1 for line in logged) <= LIMITS.log_bytes * (round_ + 1)
         with contextlib.suppress(WasmServingError):
             assert isinstance(state.finish(round_), InferenceResponse)
-        state.begin(request(), 1e18)
+        state.begin(request(), Caller())
         assert within_limits(state)
     state.close()
     assert state.tensor_bytes == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import onnx
 import pytest
 
 from kserve_wasm.artifact.config import Limits
-from kserve_wasm.batching import DirectScheduler
+from kserve_wasm.batching import Caller, DirectScheduler
 from kserve_wasm.errors import BackendError, DeadlineExceeded, GuestError
 from kserve_wasm.wasi_nn.host_function import (
     INVALID_ARGUMENT,
@@ -368,7 +367,7 @@ def test_a_guests_own_texts_are_capped_and_none_is_made_after_the_deadline(guest
     context = guest.context("join")
     assert guest.call("set_input", context, 0, guest.record([many], 3, bytes(4 * many))) == TOO_LARGE
     assert f"{MAX_TEXT_ELEMENTS} elements, got {many}" in guest.state.reason
-    guest.state.deadline = time.monotonic()
+    guest.state.caller.deadline = time.monotonic()
     assert guest.call("set_input", context, 0, guest.record([2], 3, bytes(8))) == RUNTIME_ERROR
     with pytest.raises(DeadlineExceeded):
         guest.state.finish(0)
@@ -386,7 +385,7 @@ def test_no_graph_is_opened_after_the_deadline(make_guest: MakeGuest) -> None:
     data = b"\x08\x08graph"
     buffers = guest.put(struct.pack("<II", guest.put(data), len(data)))
     assert guest.call("load", buffers, 1, 1, 0, guest.out) == 0
-    guest.state.deadline = time.monotonic()
+    guest.state.caller.deadline = time.monotonic()
     assert guest.call("load", buffers, 1, 1, 0, guest.out) == RUNTIME_ERROR
     assert isinstance(guest.state.cause, DeadlineExceeded)
     assert opened == [(data,)]
@@ -472,7 +471,7 @@ def test_graphs_of_the_guests_own_bytes_are_closed_with_the_instance(make_guest:
     opened = guest.state.graphs[guest.handle(load(guest, SUM))].scheduler
     guest.state.close()
     with pytest.raises(Exception, match="closed"):
-        opened.compute({}, math.inf)
+        opened.compute({}, Caller())
 
 
 def test_load_refuses_what_no_format_is_and_wrong_arguments(make_guest: MakeGuest) -> None:
@@ -553,5 +552,5 @@ def test_closing_an_instance_leaves_the_models_graphs_open(guest: Guest) -> None
     computed(guest)
     guest.state.close()
     assert guest.state.tensor_bytes == 0
-    outputs = guest.schedulers["sum"].compute(tensors(a=A, b=B), math.inf)
+    outputs = guest.schedulers["sum"].compute(tensors(a=A, b=B), Caller())
     np.testing.assert_array_equal(outputs["sum"].numpy(), A + B)
