@@ -11,17 +11,20 @@ import os
 import threading
 import time
 from collections import Counter as Multiset
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _COMPUTE = (0.00001, 0.00005, 0.0001, 0.00025, *_SECONDS)
 _LOAD = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _MODEL = ("model", "version")
+_GRAPH = (*_MODEL, "graph")
 
 REQUESTS = Counter("kserve_wasm_requests", "Requests answered", (*_MODEL, "protocol", "code"))
 REQUEST_SECONDS = Histogram(
@@ -36,8 +39,27 @@ QUEUE_SECONDS = Histogram(
     "kserve_wasm_queue_seconds", "Time a request waited for a worker", _MODEL, buckets=_COMPUTE
 )
 COMPUTE_SECONDS = Histogram(
-    "kserve_wasm_compute_seconds", "Time of one run of a graph", (*_MODEL, "graph"), buckets=_COMPUTE
+    "kserve_wasm_compute_seconds", "Time of one run of a graph", _GRAPH, buckets=_COMPUTE
 )
+BATCH_SIZE = Histogram(
+    "kserve_wasm_batch_size", "Entries along the first dimension in one run", _GRAPH, buckets=_BATCH_SIZES
+)
+BATCH_QUEUE_SECONDS = Histogram(
+    "kserve_wasm_batch_queue_seconds",
+    "Time a computation waited for the run that it was part of",
+    _GRAPH,
+    buckets=_COMPUTE,
+)
+BATCH_QUEUE_DEPTH = Gauge(
+    "kserve_wasm_batch_queue_depth",
+    "Computations that wait for a run of a graph",
+    _GRAPH,
+    multiprocess_mode="livesum",
+)
+BATCH_RETRIES = Counter(
+    "kserve_wasm_batch_retries", "Computations run again alone, because the run they shared failed", _GRAPH
+)
+BATCH_REJECTED = Counter("kserve_wasm_batch_rejected", "Computations that were not run", (*_GRAPH, "reason"))
 INSTANCES = Counter("kserve_wasm_instances_started", "Guest instances started", _MODEL)
 TRAPS = Counter(
     "kserve_wasm_instances_trapped", "Guest instances that ended with a trap", (*_MODEL, "reason")
@@ -72,6 +94,11 @@ _ALL = (
     SENT_BYTES,
     QUEUE_SECONDS,
     COMPUTE_SECONDS,
+    BATCH_SIZE,
+    BATCH_QUEUE_SECONDS,
+    BATCH_QUEUE_DEPTH,
+    BATCH_RETRIES,
+    BATCH_REJECTED,
     INSTANCES,
     TRAPS,
     LOAD_SECONDS,
@@ -99,21 +126,42 @@ class Duration:
 
 
 @dataclass(slots=True)
-class _Batch:
+class _Compute:
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
+
+    def add(self, input_ns: int, infer_ns: int, output_ns: int) -> None:
+        self.compute_input.add(input_ns)
+        self.compute_infer.add(infer_ns)
+        self.compute_output.add(output_ns)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            "compute_input": self.compute_input.snapshot(),
+            "compute_infer": self.compute_infer.snapshot(),
+            "compute_output": self.compute_output.snapshot(),
+        }
 
 
 class Statistics:
     """A model version's statistics with the meaning of Triton's statistics extension; thread-safe.
 
-    ``success`` and ``fail`` cover a request from arrival to answer, ``queue`` its wait for a worker,
-    ``compute_input`` the preparation of the sandbox and its inputs, ``compute_infer`` the guest,
+    ``success`` and ``fail`` cover a request from arrival to answer, ``queue`` its waits for a worker and for the runs
+    of graphs, ``compute_input`` the preparation of the sandbox and its inputs, ``compute_infer`` the guest,
     ``compute_output`` the taking of its outputs.
+
+    Executions are the runs of one graph, the model's first; inferences the entries along the first dimension that
+    they had, so that inferences over executions is the mean size of a batch. ``batch_stats`` has them by size, with
+    the time to put the inputs together, to run the graph, and to take its outputs apart. Of a model without graphs,
+    each request is an execution of one inference.
+
+    Attributes:
+        counts_runs: whether :meth:`executed` tells the executions, and not each request.
     """
 
     def __init__(self) -> None:
+        self.counts_runs = False
         self._lock = threading.Lock()
         self._last_inference_ms = 0
         self._inference_count = 0
@@ -121,8 +169,8 @@ class Statistics:
         self._success = Duration()
         self._fail = Duration()
         self._queue = Duration()
-        self._compute = _Batch()
-        self._batches: dict[int, _Batch] = {}
+        self._compute = _Compute()
+        self._batches: dict[int, _Compute] = {}
 
     def succeeded(
         self,
@@ -131,23 +179,28 @@ class Statistics:
         compute_input_ns: int,
         compute_infer_ns: int,
         compute_output_ns: int,
-        batch_size: int = 1,
     ) -> None:
-        """Count a request that was answered: one inference, and one execution of ``batch_size``."""
-        compute = (compute_input_ns, compute_infer_ns, compute_output_ns)
+        """Count a request that was answered."""
         with self._lock:
             self._last_inference_ms = time.time_ns() // 1_000_000
-            self._inference_count += batch_size
-            self._execution_count += 1
             self._success.add(total_ns)
             self._queue.add(queue_ns)
-            batch = self._batches.get(batch_size)
-            if batch is None:
-                batch = self._batches[batch_size] = _Batch()
-            for entry in (self._compute, batch):
-                entry.compute_input.add(compute[0])
-                entry.compute_infer.add(compute[1])
-                entry.compute_output.add(compute[2])
+            self._compute.add(compute_input_ns, compute_infer_ns, compute_output_ns)
+            if not self.counts_runs:
+                self._executed(1, compute_input_ns, compute_infer_ns, compute_output_ns)
+
+    def executed(self, batch_size: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
+        """Count a run that succeeded, of ``batch_size`` entries along the first dimension; none count as one."""
+        with self._lock:
+            self._executed(max(1, batch_size), input_ns, infer_ns, output_ns)
+
+    def _executed(self, batch_size: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
+        self._inference_count += batch_size
+        self._execution_count += 1
+        batch = self._batches.get(batch_size)
+        if batch is None:
+            batch = self._batches[batch_size] = _Compute()
+        batch.add(input_ns, infer_ns, output_ns)
 
     def failed(self, total_ns: int) -> None:
         """Count a request that ended with an error."""
@@ -165,11 +218,10 @@ class Statistics:
                     "success": self._success.snapshot(),
                     "fail": self._fail.snapshot(),
                     "queue": self._queue.snapshot(),
-                    **_compute_snapshot(self._compute),
+                    **self._compute.snapshot(),
                 },
                 "batch_stats": [
-                    {"batch_size": size, **_compute_snapshot(batch)}
-                    for size, batch in sorted(self._batches.items())
+                    {"batch_size": size, **batch.snapshot()} for size, batch in sorted(self._batches.items())
                 ],
             }
 
@@ -189,14 +241,6 @@ def add_statistics(snapshots: Sequence[dict[str, Any]]) -> dict[str, Any]:
         elif isinstance(value, int):
             total[key] = max(values) if key == "last_inference" else sum(values)
     return total
-
-
-def _compute_snapshot(batch: _Batch) -> dict[str, Any]:
-    return {
-        "compute_input": batch.compute_input.snapshot(),
-        "compute_infer": batch.compute_infer.snapshot(),
-        "compute_output": batch.compute_output.snapshot(),
-    }
 
 
 class ProtocolMetrics:
@@ -234,6 +278,64 @@ class ProtocolMetrics:
             self._predict(seconds)
 
 
+Rejection = Literal["queue_full", "timeout", "cancelled"]
+
+
+class GraphMetrics:
+    """What one model version counts of one of its graphs; thread-safe.
+
+    Attributes:
+        watch: names the function that a scrape asks for the computations that wait.
+    """
+
+    __slots__ = ("_batch_size", "_labels", "_queued", "_retries", "_seconds", "_statistics", "watch")
+
+    def __init__(
+        self,
+        labels: tuple[str, str, str],
+        statistics: Statistics | None,
+        watch: Callable[[Callable[[], float]], None],
+    ) -> None:
+        self._labels = labels
+        self._statistics = statistics
+        self._batch_size = BATCH_SIZE.labels(*labels).observe
+        self._queued = BATCH_QUEUE_SECONDS.labels(*labels).observe
+        self._retries = BATCH_RETRIES.labels(*labels)
+        self._seconds = COMPUTE_SECONDS.labels(*labels).observe
+        self.watch = watch
+
+    def executed(
+        self, batch_size: int, queued_ns: Iterable[int], input_ns: int, infer_ns: int, output_ns: int
+    ) -> None:
+        """Count a run that succeeded.
+
+        Args:
+            batch_size: entries along the first dimension; 1 where the graph has no such thing.
+            queued_ns: how long each computation in it waited, in nanoseconds; 0 for one that did not.
+            input_ns: nanoseconds to put the inputs together.
+            infer_ns: nanoseconds of the run.
+            output_ns: nanoseconds to take the outputs apart.
+        """
+        self._seconds(infer_ns * 1e-9)
+        self._batch_size(batch_size)
+        for waited in queued_ns:
+            self._queued(waited * 1e-9)
+        if self._statistics is not None:
+            self._statistics.executed(batch_size, input_ns, infer_ns, output_ns)
+
+    def failed(self, infer_ns: int) -> None:
+        """Count a run that failed after this many nanoseconds."""
+        self._seconds(infer_ns * 1e-9)
+
+    def retried(self, computations: int) -> None:
+        """Count computations whose shared run failed, and that are run again alone."""
+        self._retries.inc(computations)
+
+    def rejected(self, reason: Rejection) -> None:
+        """Count a computation that is not run."""
+        BATCH_REJECTED.labels(*self._labels, reason).inc()
+
+
 class ModelMetrics:
     """What one model version counts; thread-safe.
 
@@ -248,7 +350,7 @@ class ModelMetrics:
 
     _holders: ClassVar[Multiset[tuple[str, str]]] = Multiset()
     _holders_lock = threading.Lock()
-    _watched: ClassVar[dict[tuple[str, str], tuple[Callable[[], float], Callable[[], float]]]] = {}
+    _watched: ClassVar[dict[tuple[str, str], dict[Gauge, Callable[[], float]]]] = {}
 
     def __init__(self, model: str, version: str, predict: Callable[[float], None] | None = None) -> None:
         """Make the metrics of one model version.
@@ -272,9 +374,22 @@ class ModelMetrics:
         self.compiled: Callable[[float], None] = COMPILE_SECONDS.labels(model, version).observe
         self.instance_started: Callable[[], None] = INSTANCES.labels(model, version).inc
 
+    def graph(self, name: str, *, first: bool = False) -> GraphMetrics:
+        """Return what counts the runs of a graph.
+
+        Args:
+            name: the graph's name.
+            first: it is the model's first: its runs are the executions that the statistics tell.
+        """
+        self.statistics.counts_runs |= first
+        labels = (*self._labels, name)
+        watch = partial(self._watch, BATCH_QUEUE_DEPTH.labels(*labels))
+        return GraphMetrics(labels, self.statistics if first else None, watch)
+
     def compute(self, graph: str) -> Callable[[float], None]:
         """Return what takes the seconds of each run of ``graph``."""
-        return COMPUTE_SECONDS.labels(*self._labels, graph).observe
+        runs = self.graph(graph, first=graph != "load")
+        return lambda seconds: runs.executed(1, (0,), 0, int(seconds * 1e9), 0)
 
     def instance_trapped(self, reason: str) -> None:
         """Count an instance that trapped; ``reason`` is one of a few words, such as ``stack_overflow``."""
@@ -282,16 +397,19 @@ class ModelMetrics:
 
     def watch(self, in_flight: Callable[[], float], queue_depth: Callable[[], float]) -> None:
         """Name the functions that a scrape asks for the requests in flight and in the queue."""
-        IN_FLIGHT.labels(*self._labels).set_function(in_flight)
-        QUEUE_DEPTH.labels(*self._labels).set_function(queue_depth)
-        self._watched[self._labels] = (in_flight, queue_depth)
+        self._watch(IN_FLIGHT.labels(*self._labels), in_flight)
+        self._watch(QUEUE_DEPTH.labels(*self._labels), queue_depth)
+
+    def _watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        gauge.set_function(value)
+        self._watched.setdefault(self._labels, {})[gauge] = value
 
     @classmethod
     def refresh(cls) -> None:
         """Write what the watched functions say to where the other workers read it."""
-        for labels, (in_flight, queue_depth) in list(cls._watched.items()):
-            IN_FLIGHT.labels(*labels).set(in_flight())
-            QUEUE_DEPTH.labels(*labels).set(queue_depth())
+        for gauges in list(cls._watched.values()):
+            for gauge, value in list(gauges.items()):
+                gauge.set(value())
 
     @classmethod
     def holds(cls, model: str, version: str) -> bool:
@@ -308,10 +426,10 @@ class ModelMetrics:
             if self._holders[self._labels]:
                 return
             del self._holders[self._labels]
-            self._watched.pop(self._labels, None)
+            gauges = self._watched.pop(self._labels, {})
             if _IN_FILES:
-                IN_FLIGHT.labels(*self._labels).set(0)
-                QUEUE_DEPTH.labels(*self._labels).set(0)
+                for gauge in gauges:
+                    gauge.set(0)
                 return
             for metric in _ALL:
                 metric.remove_by_labels(dict(zip(_MODEL, self._labels, strict=True)))

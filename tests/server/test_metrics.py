@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import requests
 import tritonclient.grpc as triton
+from prometheus_client import REGISTRY
 from tritonclient.utils import InferenceServerException
 
 from kserve_wasm.metrics import ModelMetrics, Statistics
@@ -179,17 +180,91 @@ def test_statistics_add_up_over_threads():
 
 
 def test_a_batch_is_one_execution_of_many_inferences():
-    statistics = Statistics()
-    statistics.succeeded(1, 1, 1, 1, 1, batch_size=4)
-    statistics.succeeded(1, 1, 1, 1, 1, batch_size=1)
+    metrics = ModelMetrics("batched", "1")
+    first, second = metrics.graph("first", first=True), metrics.graph("second")
+    for _ in range(4):
+        metrics.statistics.succeeded(1000, 100, 10, 20, 30)
+    first.executed(3, (0, 50, 40), 1, 200, 2)
+    first.executed(1, (0,), 0, 100, 0)
+    first.executed(0, (0,), 0, 7, 0)
+    second.executed(9, (0,), 5, 5, 5)
+    first.failed(1)
+    snapshot = metrics.statistics.snapshot()
+    assert (snapshot["inference_count"], snapshot["execution_count"]) == (3 + 1 + 1, 3)
+    assert snapshot["batch_stats"] == [
+        {
+            "batch_size": 1,
+            "compute_input": {"count": 2, "ns": 0},
+            "compute_infer": {"count": 2, "ns": 107},
+            "compute_output": {"count": 2, "ns": 0},
+        },
+        {
+            "batch_size": 3,
+            "compute_input": {"count": 1, "ns": 1},
+            "compute_infer": {"count": 1, "ns": 200},
+            "compute_output": {"count": 1, "ns": 2},
+        },
+    ]
+    assert snapshot["inference_stats"]["compute_infer"] == {"count": 4, "ns": 80}
+    assert snapshot["inference_stats"]["queue"] == {"count": 4, "ns": 400}
+    metrics.remove()
+
+
+def test_each_request_of_a_model_without_graphs_is_an_execution():
+    statistics = ModelMetrics("no graph", "1").statistics
+    statistics.succeeded(1000, 100, 10, 20, 30)
     snapshot = statistics.snapshot()
-    assert (snapshot["inference_count"], snapshot["execution_count"]) == (5, 2)
-    assert [batch["batch_size"] for batch in snapshot["batch_stats"]] == [1, 4]
+    assert (snapshot["inference_count"], snapshot["execution_count"]) == (1, 1)
+    assert snapshot["batch_stats"] == [
+        {
+            "batch_size": 1,
+            "compute_input": {"count": 1, "ns": 10},
+            "compute_infer": {"count": 1, "ns": 20},
+            "compute_output": {"count": 1, "ns": 30},
+        }
+    ]
+
+
+def test_the_runs_of_each_graph_have_series():
+    metrics = ModelMetrics("with graphs", "7")
+    graph, other = metrics.graph("g"), metrics.graph("other")
+    graph.executed(3, (0, 2_000_000, 3_000_000), 1000, 4_000_000, 1000)
+    graph.executed(1, (0,), 0, 4_000_000, 0)
+    graph.failed(5_000_000)
+    graph.retried(3)
+    graph.rejected("queue_full")
+    graph.rejected("timeout")
+    graph.rejected("timeout")
+    other.executed(300, (0,), 0, 1, 0)
+    waiting = [5]
+    graph.watch(lambda: waiting[0])
+    labels = {"model": "with graphs", "version": "7", "graph": "g"}
+
+    def sample(name: str, **more: str) -> float | None:
+        return REGISTRY.get_sample_value(f"kserve_wasm_{name}", {**labels, **more})
+
+    assert (sample("batch_size_count"), sample("batch_size_sum")) == (2, 4)
+    assert (sample("batch_size_bucket", le="2.0"), sample("batch_size_bucket", le="4.0")) == (1, 2)
+    assert (sample("batch_queue_seconds_count"), sample("batch_queue_seconds_sum")) == (
+        4,
+        pytest.approx(5e-3),
+    )
+    assert (sample("compute_seconds_count"), sample("compute_seconds_sum")) == (3, pytest.approx(13e-3))
+    assert sample("batch_retries_total") == 3
+    assert sample("batch_rejected_total", reason="queue_full") == 1
+    assert sample("batch_rejected_total", reason="timeout") == 2
+    assert sample("batch_queue_depth") == 5
+    waiting[0] = 2
+    assert sample("batch_queue_depth") == 2
+    labels["graph"] = "other"
+    assert (sample("batch_size_bucket", le="256.0"), sample("batch_size_bucket", le="+Inf")) == (0, 1)
+    metrics.remove()
+    families = [m for m in REGISTRY.collect() if m.name.startswith("kserve_wasm_")]
+    assert len(families) > 10
+    assert not [s for m in families for s in m.samples if s.labels.get("model") == "with graphs"]
 
 
 def test_removing_twice_does_not_take_anothers_series():
-    from prometheus_client import REGISTRY
-
     labels = {"model": "held twice", "version": "1"}
     old, new = ModelMetrics("held twice", "1"), ModelMetrics("held twice", "1")
     new.instance_started()
