@@ -16,7 +16,7 @@ from kserve import InferRequest, InferResponse, Model
 from kserve.metrics import PREDICT_HIST_TIME
 
 from kserve_wasm.artifact.config import ModelConfig
-from kserve_wasm.batching import Caller
+from kserve_wasm.batching import Caller, OpenScheduler, open_in_process
 from kserve_wasm.errors import DeadlineExceeded, GuestError, ModelNotReady, WasmServingError
 from kserve_wasm.guest import GuestModel, Timing
 from kserve_wasm.guest.pace import INLINE_BUDGET, INLINE_BYTES, Pace, Shapes
@@ -47,6 +47,7 @@ class WasmModel(Model):  # type: ignore[misc]
         name: the name it is served under; the model's own when None.
         pool: the threads that run guests.
         cache: where compiled modules are kept.
+        open_scheduler: opens its graphs.
 
     Attributes:
         version: the version it serves.
@@ -56,17 +57,23 @@ class WasmModel(Model):  # type: ignore[misc]
     """
 
     def __init__(
-        self, config: ModelConfig, pool: GuestPool, name: str | None = None, cache: Path | None = None
+        self,
+        config: ModelConfig,
+        pool: GuestPool,
+        name: str | None = None,
+        cache: Path | None = None,
+        open_scheduler: OpenScheduler = open_in_process,
     ) -> None:
         super().__init__(name or config.name)
         self.config = config
         self.version = config.version
         observe = PREDICT_HIST_TIME.labels(model_name=self.name).observe
         self.metrics = ModelMetrics(self.name, self.version, observe)
-        self.guest = GuestModel(config, cache, self.metrics)
+        self.guest = GuestModel(config, cache, self.metrics, open_scheduler=open_scheduler)
         self.leases = 0
         self._pace = Pace()
-        self._lane = Lane(pool, self.guest.workers, config.instances.queue)
+        self._pool = pool
+        self._lane = Lane(pool, 1, config.instances.queue)
         self.metrics.watch(lambda: self.in_flight, lambda: self._lane.waiting)
 
     @property
@@ -97,6 +104,7 @@ class WasmModel(Model):  # type: ignore[misc]
         except BaseException:
             self.guest.close()
             raise
+        self._lane = Lane(self._pool, self.guest.workers, self.config.instances.queue)
         self.ready = True
         return self.ready
 
@@ -290,7 +298,11 @@ class Submission:
         model.metrics.queued(queued_ns * 1e-9)
         total = timing.total + queued_ns
         if isinstance(outcome, InferenceResponse):
-            model.statistics.succeeded(total, queued_ns, timing.instantiate, timing.infer, timing.finish)
+            batched_ns = self._caller.queued_ns
+            queued_ns += batched_ns
+            model.statistics.succeeded(
+                total, queued_ns, timing.instantiate, timing.infer - batched_ns, timing.finish
+            )
         else:
             model.statistics.failed(total)
 

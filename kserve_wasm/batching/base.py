@@ -21,17 +21,15 @@ class Caller:
         may_wait: whether its thread may wait for others. One that must not, such as an event loop's, has its
             computations run at once and alone.
         queued_ns: nanoseconds that its computations have waited to be run.
-        rows: entries along the batch dimension that its first computation had; 0 before it.
     """
 
-    __slots__ = ("_cancelled", "_lock", "_wake", "deadline", "may_wait", "priority", "queued_ns", "rows")
+    __slots__ = ("_cancelled", "_lock", "_wake", "deadline", "may_wait", "priority", "queued_ns")
 
     def __init__(self, deadline: float = math.inf, priority: int = 0, *, may_wait: bool = True) -> None:
         self.deadline = deadline
         self.priority = priority
         self.may_wait = may_wait
         self.queued_ns = 0
-        self.rows = 0
         self._cancelled = False
         self._wake: Callable[[], None] | None = None
         self._lock = threading.Lock()
@@ -69,6 +67,10 @@ class GraphScheduler(Protocol):
     @property
     def graph(self) -> Graph:
         """The graph it schedules."""
+
+    @property
+    def concurrency(self) -> int:
+        """Computations that it takes at once to make the best of the device; 0 where one for each CPU does."""
 
     def compute(self, inputs: Mapping[str, Tensor], caller: Caller) -> Mapping[str, Tensor]:
         """Runs the graph on ``inputs``; blocks the calling thread until the answer is there.

@@ -32,6 +32,11 @@ class DirectScheduler:
         """The graph it runs."""
         return self._graph
 
+    @property
+    def concurrency(self) -> int:
+        """One for each CPU."""
+        return 0
+
     def compute(self, inputs: Mapping[str, Tensor], caller: Caller) -> Mapping[str, Tensor]:
         """Runs the graph on ``inputs``; see :class:`~kserve_wasm.batching.base.GraphScheduler`.
 

@@ -14,7 +14,7 @@ import wasmtime
 from kserve_wasm.artifact.config import ModelConfig
 from kserve_wasm.backends import GraphSource, open_graph
 from kserve_wasm.backends.cpus import available_cpus
-from kserve_wasm.batching import Caller, DirectScheduler, GraphScheduler
+from kserve_wasm.batching import Caller, DirectScheduler, GraphScheduler, OpenScheduler, open_in_process
 from kserve_wasm.errors import (
     ArtifactError,
     DeadlineExceeded,
@@ -61,9 +61,7 @@ class GuestModel:
         cache: where compiled modules are kept; None compiles at every load.
         metrics: what is counted.
         binding: the way to the engine.
-
-    Attributes:
-        workers: requests that may be inside guests at once, which whoever calls :meth:`infer` is to heed.
+        open_scheduler: opens the graphs.
     """
 
     def __init__(
@@ -72,16 +70,17 @@ class GuestModel:
         cache: Path | None = None,
         metrics: ModelMetrics | None = None,
         binding: Callable[..., Binding] = UncheckedBinding,
+        open_scheduler: OpenScheduler = open_in_process,
     ) -> None:
         self.config = config
         self.metrics = metrics or ModelMetrics(config.name, config.version)
         self._cache = ModuleCache(cache)
         self._bind = binding
+        self._open_scheduler = open_scheduler
         self._binding: Binding | None = None
         self._shape: ModuleShape | None = None
         self._schedulers: dict[str, GraphScheduler] = {}
         self._registry = GraphRegistry({})
-        self.workers = config.instances.workers or max(2, available_cpus())
         self._ticker = engine().ticker
         self._idle: list[Instance] = []
 
@@ -94,6 +93,13 @@ class GuestModel:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What a client gets; empty where the model does not say."""
         return self.config.outputs
+
+    @property
+    def workers(self) -> int:
+        """Requests that may be inside guests at once, which whoever calls :meth:`infer` is to heed."""
+        return self.config.instances.workers or max(
+            2, available_cpus(), *(scheduler.concurrency for scheduler in self._schedulers.values())
+        )
 
     @property
     def schedulers(self) -> dict[str, GraphScheduler]:
@@ -121,8 +127,7 @@ class GuestModel:
             except wasmtime.WasmtimeError as error:
                 raise ArtifactError(f"{config.module.name} cannot be linked: {error}") from None
             for source in config.graphs:
-                graph = open_graph(source, config.device)
-                self._schedulers[source.name] = DirectScheduler(graph, self.metrics.compute(source.name))
+                self._schedulers[source.name] = self._open_scheduler(source, config, self.metrics)
         except BaseException:
             self.close()
             raise

@@ -33,12 +33,13 @@ class TensorSpec:
         """Raises InvalidRequest, naming this tensor, what was expected and what came, unless ``tensor`` fits."""
         if tensor.dtype is not self.dtype:
             raise InvalidRequest(f"input '{self.name}' must be {self.dtype}, got {tensor.dtype}")
-        if not self._takes(tensor.shape):
+        if not self.takes(tensor.shape):
             raise InvalidRequest(
                 f"input '{self.name}' must have shape {self.v2_shape} (-1: any size), got {list(tensor.shape)}"
             )
 
-    def _takes(self, shape: tuple[int, ...]) -> bool:
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether ``shape`` is one that this allows."""
         if len(shape) != len(self.shape):
             return False
         for want, got in zip(self.shape, shape, strict=True):  # noqa: SIM110  # a generator costs a µs here

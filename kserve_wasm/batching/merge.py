@@ -1,0 +1,210 @@
+"""Requests that fit together, run as one. No threads and no waiting: whoever collects requests calls this."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from kserve_wasm.artifact.config import Batching
+from kserve_wasm.backends.base import Graph
+from kserve_wasm.batching.signature import Fit, batch_signature
+from kserve_wasm.batching.stacking import merged_shapes, padding_values, split, stack
+from kserve_wasm.batching.staging import Staging
+from kserve_wasm.errors import DeadlineExceeded, WasmServingError
+from kserve_wasm.tensors import Tensor
+
+logger = logging.getLogger(__name__)
+
+Inputs: TypeAlias = Mapping[str, Tensor]
+Outcome: TypeAlias = Mapping[str, Tensor] | Exception
+"""What a request gets: its outputs by name, or its error."""
+
+TRIALS = 3
+"""Merged runs that are compared with runs of each request alone before a graph's signature is believed."""
+
+_TOLERANCES = {"FP16": 2e-2, "BF16": 5e-2, "FP32": 1e-3, "FP64": 1e-6}
+"""How far two answers may be apart, relative to the largest value: with more rows, sums are formed in another order.
+Where rows are not independent, the difference is of the values' own size."""
+
+
+@dataclass(slots=True)
+class Run:
+    """What a merged run came to.
+
+    Attributes:
+        outcomes: of each request, in their order.
+        input_ns: nanoseconds that it took to write the inputs,
+        infer_ns: to run the graph,
+        output_ns: and to take the outputs apart.
+    """
+
+    outcomes: Sequence[Outcome]
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+
+
+class MergingGraph:
+    """A graph that can be run for several requests at once. Thread-safe.
+
+    Entries along the first dimension must be independent of each other. Where nobody declared that they are, the first
+    merged runs are compared with runs of each request alone, whose answers are the ones that are given; after one that
+    differs, nothing is merged any more.
+
+    Args:
+        graph: the graph.
+        batching: what is configured.
+
+    Raises:
+        ModelLoadError: the configuration asks for what the graph does not offer.
+    """
+
+    def __init__(self, graph: Graph, batching: Batching) -> None:
+        self.graph = graph
+        self._signature = batch_signature(graph.name, graph.inputs, graph.outputs, batching)
+        self._trials = 0 if batching.declared else TRIALS
+        self._padding = padding_values(batching.padding)
+        if self._signature is not None:
+            self._staging = Staging(self._signature, batching.max_batch_size)
+
+    @property
+    def merges(self) -> bool:
+        """Whether there are requests that can be merged, as far as is known."""
+        return self._signature is not None
+
+    def fit(self, inputs: Inputs) -> Fit | None:
+        """How a request fits into a batch; None when it is to be run alone, by ``graph.run``."""
+        signature = self._signature
+        return None if signature is None else signature.fit(inputs)
+
+    def rows(self, inputs: Inputs) -> int:
+        """The request's entries along the first dimension; 1 where the graph has no such thing."""
+        signature = self._signature
+        if signature is None:
+            return 1
+        shape = inputs[signature.inputs[0].name].shape
+        return shape[0] if shape else 1
+
+    def run(
+        self,
+        requests: Sequence[Inputs],
+        fits: Sequence[Fit],
+        deadline: float = math.inf,
+        staged: Callable[[], None] | None = None,
+    ) -> Run:
+        """Runs the graph once for all requests.
+
+        Args:
+            requests: the inputs of each, two or more.
+            fits: what :meth:`fit` said of each; their keys are equal, and their rows at most the largest batch.
+            deadline: ``time.monotonic()`` seconds after which the run is given up.
+            staged: called when the requests' own memory is not needed any more.
+
+        Raises:
+            WasmServingError: the run failed; why, and whose fault it was, shows when each is run alone.
+        """
+        if self._trials:
+            return self._try(requests, fits, deadline)
+        return self._merged(requests, fits, deadline, staged)
+
+    def run_all(self, requests: Sequence[Inputs], fits: Sequence[Fit], deadline: float = math.inf) -> Run:
+        """As :meth:`run`, but when it fails, each request is run alone: only the culprit gets an error."""
+        try:
+            return self.run(requests, fits, deadline)
+        except DeadlineExceeded:
+            raise
+        except WasmServingError:
+            start = time.perf_counter_ns()
+            return Run(self._singly(requests, deadline), 0, time.perf_counter_ns() - start, 0)
+
+    def _merged(
+        self,
+        requests: Sequence[Inputs],
+        fits: Sequence[Fit],
+        deadline: float,
+        staged: Callable[[], None] | None = None,
+    ) -> Run:
+        signature = self._signature
+        if signature is None:  # another thread's trial ended it
+            return Run(self._singly(requests, deadline), 0, 0, 0)
+        began = time.perf_counter_ns()
+        shapes = merged_shapes(signature, fits, requests[0])
+        buffers = self._staging.take(shapes)
+        try:
+            stacked = stack(requests, buffers, self._padding)
+            if staged is not None:
+                staged()
+            ready = time.perf_counter_ns()
+            outputs = self.graph.run(stacked, deadline)
+            ran = time.perf_counter_ns()
+            # A graph may hand an input through.
+            if any(np.may_share_memory(o.numpy(), b) for o in outputs.values() for b in buffers.values()):
+                outputs = {name: Tensor.from_numpy(o.numpy().copy()) for name, o in outputs.items()}
+            parts = split(outputs, signature, fits)
+        finally:
+            self._staging.give_back(shapes, buffers)
+        return Run(parts, ready - began, ran - ready, time.perf_counter_ns() - ran)
+
+    def _singly(self, requests: Sequence[Inputs], deadline: float) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for inputs in requests:
+            try:
+                outcomes.append(self.graph.run(inputs, deadline))
+            except WasmServingError as error:  # noqa: PERF203
+                outcomes.append(error.with_traceback(None))
+        return outcomes
+
+    def _try(self, requests: Sequence[Inputs], fits: Sequence[Fit], deadline: float) -> Run:
+        failure: WasmServingError | None = None
+        try:
+            run = self._merged(requests, fits, deadline)
+        except DeadlineExceeded:
+            raise
+        except WasmServingError as error:
+            failure = error.with_traceback(None)
+            run = Run((), 0, 0, 0)
+        alone = self._singly(requests, deadline)
+        errors = [outcome for outcome in alone if isinstance(outcome, Exception)]
+        if not errors:  # else the trial says nothing: the requests themselves were wrong
+            difference = str(failure) if failure else _difference(run.outcomes, alone)
+            if difference is None:
+                self._trials = max(0, self._trials - 1)
+            else:
+                self._signature = None
+                logger.warning(
+                    "graph '%s' is not batched: its signature suggests that it could be, but %s. If its rows are "
+                    "independent all the same, say so with batching.max_batch_size in model.yaml",
+                    self.graph.name,
+                    difference,
+                )
+        run.outcomes = alone
+        return run
+
+
+def _difference(merged: Sequence[Outcome], alone: Sequence[Outcome]) -> str | None:
+    """In which output answers of a merged run differ from those of each alone; None when they agree."""
+    for one, other in zip(merged, alone, strict=True):
+        assert isinstance(one, Mapping)
+        assert isinstance(other, Mapping)
+        for name, tensor in other.items():
+            got = one[name]
+            if got.shape != tensor.shape or not _close(got, tensor):
+                return f"output '{name}' of a merged run differs from that of each request alone"
+    return None
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    tolerance = _TOLERANCES.get(a.dtype.name)
+    x, y = a.numpy(), b.numpy()
+    if tolerance is None:
+        return bool(np.array_equal(x, y))
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    finite = np.isfinite(y)
+    scale = float(np.abs(y[finite]).max(initial=0.0))
+    return bool(np.allclose(x, y, rtol=0.0, atol=tolerance * scale + 1e-12, equal_nan=True))

@@ -1,0 +1,113 @@
+"""The order in which computations that wait are run, and which of them together. No threads, no clock of its own."""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Hashable
+from typing import Generic, Protocol, TypeVar
+
+from kserve_wasm.artifact.config import Batching
+
+
+class Waiting(Protocol):
+    """A computation in the queue.
+
+    Attributes:
+        rank: its priority, then the number of its arrival: the lowest is next.
+        rows: its entries along the batch dimension.
+        key: those with equal keys may run together; None: alone.
+        since: ``time.monotonic()`` seconds at its arrival.
+        until: ``time.monotonic()`` seconds from which it is not to be started any more.
+    """
+
+    rank: tuple[int, int]
+    rows: int
+    key: Hashable
+    since: float
+    until: float
+
+
+T = TypeVar("T", bound=Waiting)
+
+
+class BatchQueue(Generic[T]):
+    """Computations that wait for a run.
+
+    Args:
+        batching: sizes and delay.
+    """
+
+    def __init__(self, batching: Batching) -> None:
+        self._max = batching.max_batch_size
+        self._preferred = batching.preferred_batch_size
+        self._delay = batching.max_queue_delay
+        self._waiting: list[T] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, item: T) -> None:
+        """Puts ``item`` behind those of its rank and before those of higher ones."""
+        waiting = self._waiting
+        if not waiting or waiting[-1].rank < item.rank:
+            waiting.append(item)
+        else:
+            insort(waiting, item, key=_rank)
+
+    def remove(self, item: T) -> None:
+        """Takes ``item`` out, which must be there."""
+        self._waiting.remove(item)
+
+    def take(self, now: float, *, ripe: bool = False) -> list[T]:
+        """Takes out those that are to run next, together; none while all may still wait for others.
+
+        Args:
+            now: ``time.monotonic()`` seconds.
+            ripe: nobody is to wait any longer.
+        """
+        passed: set[Hashable] = set()
+        for head in self._waiting:
+            if head.until <= now:
+                continue  # it is about to take itself out
+            if head.key is None:
+                self._waiting.remove(head)
+                return [head]
+            if head.key in passed:
+                continue
+            ripe_now = ripe or now >= head.since + self._delay
+            batch = self._together(head.key, now, ripe=ripe_now)
+            if batch:
+                chosen = set(map(id, batch))
+                self._waiting = [item for item in self._waiting if id(item) not in chosen]
+                return batch
+            passed.add(head.key)
+        return []
+
+    def _together(self, key: Hashable, now: float, *, ripe: bool) -> list[T]:
+        """Those with ``key`` that make the best size; none when it is better to wait."""
+        fitting = [item for item in self._waiting if item.key == key and item.until > now]
+        rows = sum(item.rows for item in fitting)
+        target = max((size for size in self._preferred if size <= rows), default=0)
+        if not target:
+            if not ripe and rows < self._max:
+                return []
+            target = self._max
+        batch: list[T] = []
+        room = target
+        for item in fitting:
+            # The first is always taken, lest a large one starve; it fits into the largest batch.
+            if item.rows <= room or not batch:
+                batch.append(item)
+                room -= item.rows
+                if room <= 0:
+                    break
+        return batch
+
+    def ripe_at(self) -> float:
+        """``time.monotonic()`` seconds at which somebody has waited long enough; infinity when nobody waits."""
+        return min((item.since for item in self._waiting), default=math.inf) + self._delay
+
+
+def _rank(item: Waiting) -> tuple[int, int]:
+    return item.rank

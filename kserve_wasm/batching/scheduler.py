@@ -1,0 +1,360 @@
+"""Batches computations that come together, on the threads that ask for them.
+
+There is no thread of the scheduler's own, because each hand-over from one thread to another costs 20 to 100 µs: it
+needs the other thread awake, and the interpreter lock. A computation that finds the graph idle runs where it was asked
+for. Those that come meanwhile wait. When a run ends, the next batch is formed of them, and one of its own threads runs
+it for all. So each computation is handed over once, however large its batch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from enum import Enum, auto
+from itertools import count
+
+from kserve_wasm.artifact.config import Batching
+from kserve_wasm.backends.base import Graph
+from kserve_wasm.batching.base import Caller
+from kserve_wasm.batching.merge import MergingGraph, Outcome, Run
+from kserve_wasm.batching.queue import BatchQueue
+from kserve_wasm.batching.signature import Fit
+from kserve_wasm.errors import (
+    DeadlineExceeded,
+    ModelNotReady,
+    QueueFull,
+    RequestCancelled,
+    WasmServingError,
+)
+from kserve_wasm.metrics import GraphMetrics
+from kserve_wasm.tensors import Tensor
+
+_STAGING_POLL = 0.001
+"""Seconds between looks at whether a request's memory has been read, when its caller wants to leave."""
+
+
+class _State(Enum):
+    QUEUED = auto()
+    LEADING = auto()  # its thread runs a batch, or is about to
+    RIDING = auto()  # another thread runs it
+    DONE = auto()  # its outcome is there
+
+
+class _Request:
+    """One computation that has to wait; see :class:`~kserve_wasm.batching.queue.Waiting`.
+
+    Attributes:
+        turn: released when its thread has something to do: lead :attr:`batch`, or take :attr:`outcome`.
+        batch: those that its thread is to run, itself among them.
+        memory_free: nobody reads its inputs.
+    """
+
+    __slots__ = (
+        "batch",
+        "caller",
+        "fit",
+        "inputs",
+        "key",
+        "memory_free",
+        "outcome",
+        "rank",
+        "rows",
+        "since",
+        "state",
+        "turn",
+        "until",
+    )
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Tensor],
+        caller: Caller,
+        fit: Fit | None,
+        rank: tuple[int, int],
+        until: float,
+    ) -> None:
+        self.inputs = inputs
+        self.caller = caller
+        self.fit = fit
+        self.rows = fit.rows if fit else 1
+        self.key: Hashable = fit.key if fit else None
+        self.rank = rank
+        self.since = time.monotonic()
+        self.until = until
+        self.state = _State.QUEUED
+        self.turn = threading.Lock()
+        self.turn.acquire()
+        self.batch: list[_Request] | None = None
+        self.outcome: Outcome | None = None
+        self.memory_free = True
+
+
+class BatchScheduler:
+    """Merges computations on one graph; implements :class:`~kserve_wasm.batching.base.GraphScheduler`.
+
+    Args:
+        graph: the graph; it belongs to the scheduler, which closes it.
+        batching: how to merge.
+        slots: runs at a time.
+        metrics: what is counted.
+
+    Raises:
+        ModelLoadError: the configuration asks for what the graph does not offer.
+    """
+
+    def __init__(self, graph: Graph, batching: Batching, slots: int, metrics: GraphMetrics) -> None:
+        self._graph = graph
+        self._batching = batching
+        self._merging = MergingGraph(graph, batching)
+        self._metrics = metrics
+        self._slots = slots
+        self._queue: BatchQueue[_Request] = BatchQueue(batching)
+        self._running = 0
+        self._closed = False
+        self._arrivals = count()
+        self._lock = threading.Lock()  # held to look and count, never while the graph runs
+        self._idle = threading.Condition(self._lock)
+        metrics.watch(lambda: len(self._queue))
+
+    @property
+    def graph(self) -> Graph:
+        """The graph it runs."""
+        return self._graph
+
+    @property
+    def concurrency(self) -> int:
+        """While one full batch runs, the next is to fill up."""
+        return 2 * self._batching.max_batch_size if self._merging.merges else 0
+
+    def compute(self, inputs: Mapping[str, Tensor], caller: Caller) -> Mapping[str, Tensor]:
+        """Runs the graph on ``inputs``; see :class:`~kserve_wasm.batching.base.GraphScheduler`."""
+        caller.check()
+        with self._lock:
+            if self._closed:
+                raise ModelNotReady(f"graph '{self._graph.name}' is closed")
+            at_once = not caller.may_wait or (self._running < self._slots and not self._queue)
+            if at_once:
+                self._running += 1
+        if not at_once:
+            return self._wait(self._enqueue(inputs, caller))
+        try:
+            return self._run_alone(inputs, caller)
+        finally:
+            with self._lock:
+                leader = self._hand_on()
+            if leader is not None:
+                leader.turn.release()
+
+    def close(self) -> None:
+        """Refuses further work, waits for what runs or waits, and closes the graph. May be called again."""
+        with self._lock:
+            self._closed = True
+        self._start_batches()  # nobody is to wait for others any more
+        with self._idle:
+            self._idle.wait_for(lambda: not self._running and not self._queue)
+        self._graph.close()
+
+    # --- Waiting
+
+    def _enqueue(self, inputs: Mapping[str, Tensor], caller: Caller) -> _Request:
+        batching = self._batching
+        fit = self._merging.fit(inputs)
+        until = caller.deadline
+        if batching.queue_timeout:
+            until = min(until, time.monotonic() + batching.queue_timeout)
+        priority = 0
+        if batching.priority_levels:
+            priority = (
+                caller.priority or batching.default_priority_level or (batching.priority_levels + 1) // 2
+            )
+        with self._lock:
+            waiting = len(self._queue)
+            if waiting >= batching.max_queue_size > 0:
+                self._metrics.rejected("queue_full")
+                raise QueueFull(
+                    f"{waiting} computations wait for graph '{self._graph.name}' already: try again, or raise "
+                    "batching.max_queue_size"
+                )
+            request = _Request(inputs, caller, fit, (priority, next(self._arrivals)), until)
+            self._queue.add(request)
+        self._start_batches()
+        return request
+
+    def _wait(self, request: _Request) -> Mapping[str, Tensor]:
+        """Waits for the outcome of ``request``, and runs a batch when it is this thread's turn to."""
+        caller = request.caller
+        caller.on_cancel(lambda: self._give_up(request, RequestCancelled("the client went away")))
+        try:
+            while request.state is not _State.DONE:
+                if not request.turn.acquire(timeout=self._patience(request)):
+                    self._at_time(request)
+                batch, request.batch = request.batch, None
+                if batch is not None:
+                    self._lead(request, batch)
+        finally:
+            caller.on_cancel(None)
+        while not request.memory_free:  # it is read at this moment
+            time.sleep(_STAGING_POLL)
+        outcome = request.outcome
+        assert outcome is not None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _patience(self, request: _Request) -> float:
+        """Seconds after which a waiting thread has to see to itself."""
+        now = time.monotonic()
+        if request.state is not _State.QUEUED:
+            wake = request.caller.deadline
+        else:
+            wake = request.until
+            ripe = request.since + self._batching.max_queue_delay
+            if ripe > now:
+                wake = min(wake, ripe)
+        return min(max(0.0, wake - now), threading.TIMEOUT_MAX)
+
+    def _at_time(self, request: _Request) -> None:
+        """A time that concerns ``request`` has come: it has waited long enough, or too long."""
+        now = time.monotonic()
+        queued = request.state is _State.QUEUED
+        if now >= (request.until if queued else request.caller.deadline):
+            where = "while the computation waited for its turn" if queued else "during the run"
+            error = DeadlineExceeded(f"graph '{self._graph.name}': the deadline passed {where}")
+            self._give_up(request, error)
+        else:
+            self._start_batches()
+
+    def _give_up(self, request: _Request, error: WasmServingError) -> None:
+        """Ends ``request`` with ``error``, unless its thread runs a batch for others, or its outcome is there."""
+        with self._lock:
+            if request.state is _State.QUEUED:
+                self._queue.remove(request)
+                if self._closed:
+                    self._idle.notify_all()
+                self._metrics.rejected("cancelled" if isinstance(error, RequestCancelled) else "timeout")
+            elif request.state is not _State.RIDING:
+                return
+            request.state = _State.DONE
+            request.outcome = error
+        request.turn.release()
+
+    # --- Running
+
+    def _start_batches(self) -> None:
+        """Gives free slots to those that wait, if they need not wait for others."""
+        while True:
+            with self._lock:
+                leader = self._next_leader() if self._running < self._slots else None
+                if leader is None:
+                    return
+                self._running += 1
+            leader.turn.release()
+
+    def _next_leader(self) -> _Request | None:
+        """Forms the next batch, and returns the request whose thread is to run it; None when nobody's is, yet.
+
+        The latest deadline leads: the run may take until then, and the others may leave before.
+        """
+        if not self._queue:
+            return None
+        batch = self._queue.take(time.monotonic(), ripe=self._closed)
+        if not batch:
+            return None
+        leader = max(batch, key=_deadline) if len(batch) > 1 else batch[0]
+        for request in batch:
+            request.state = _State.RIDING
+            request.memory_free = False
+        leader.state = _State.LEADING
+        leader.batch = batch
+        return leader
+
+    def _hand_on(self) -> _Request | None:
+        """Gives the slot of a run that ended to the next batch, whose leader is returned, or back."""
+        leader = self._next_leader() if self._running <= self._slots else None
+        if leader is None:
+            self._running -= 1
+            if self._closed:
+                self._idle.notify_all()
+        return leader
+
+    def _run_alone(
+        self, inputs: Mapping[str, Tensor], caller: Caller, waited_ns: int = 0
+    ) -> Mapping[str, Tensor]:
+        began = time.perf_counter_ns()
+        try:
+            outputs = self._graph.run(inputs, caller.deadline)
+        except BaseException:
+            self._metrics.failed(time.perf_counter_ns() - began)
+            raise
+        took = time.perf_counter_ns() - began
+        self._metrics.executed(self._merging.rows(inputs), (waited_ns,), 0, took, 0)
+        return outputs
+
+    def _lead(self, leader: _Request, batch: list[_Request]) -> None:
+        """Runs ``batch`` on the thread of ``leader``, one of it, and tells the others."""
+        now = time.monotonic()
+        waited = [int((now - request.since) * 1e9) for request in batch]
+        for request, ns in zip(batch, waited, strict=True):
+            request.caller.queued_ns += ns
+        outcomes: Sequence[Outcome] | None = None
+        run: Run | None = None
+        try:
+            if len(batch) == 1:
+                outcomes = [self._run_alone(leader.inputs, leader.caller, waited[0])]
+            else:
+                run = self._run_merged(batch, leader.caller.deadline)
+                outcomes = run.outcomes
+        except DeadlineExceeded as error:
+            outcomes = [DeadlineExceeded(str(error)) for _ in batch]
+        except Exception as error:
+            # Of several nobody knows yet whose fault it was: they are run again, each alone.
+            outcomes = [error] if len(batch) == 1 else None
+        self._settle(leader, batch, outcomes)
+        if run is not None:
+            rows = sum(request.rows for request in batch)
+            self._metrics.executed(rows, waited, run.input_ns, run.infer_ns, run.output_ns)
+
+    def _run_merged(self, batch: list[_Request], deadline: float) -> Run:
+        fits = [request.fit for request in batch if request.fit is not None]
+
+        def staged() -> None:
+            for request in batch:
+                request.memory_free = True
+
+        began = time.perf_counter_ns()
+        try:
+            return self._merging.run([request.inputs for request in batch], fits, deadline, staged)
+        except BaseException:
+            self._metrics.failed(time.perf_counter_ns() - began)
+            raise
+
+    def _settle(self, leader: _Request, batch: list[_Request], outcomes: Sequence[Outcome] | None) -> None:
+        """Hands out ``outcomes``; without them, each request is run again alone, so that only the culprit fails."""
+        told = []
+        with self._lock:
+            for i, request in enumerate(batch):
+                request.memory_free = True
+                if request.state is _State.DONE:
+                    continue  # it left
+                if outcomes is None:
+                    request.key = None
+                    request.until = request.caller.deadline
+                    request.state = _State.QUEUED
+                    self._queue.add(request)
+                    continue
+                request.outcome = outcomes[i]
+                request.state = _State.DONE
+                if request is not leader:
+                    told.append(request)
+            following = self._hand_on()
+        if outcomes is None:
+            self._metrics.retried(len(batch))
+        if following is not None:
+            following.turn.release()
+        for request in told:
+            request.turn.release()
+
+
+def _deadline(request: _Request) -> float:
+    return request.caller.deadline

@@ -1,0 +1,69 @@
+"""Memory that batches are written into."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from kserve_wasm.batching.signature import BatchSignature
+
+Buffers: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""An array for each input."""
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+"""The shape of each input in the graph's order, without the first dimension."""
+
+
+class Staging:
+    """Buffers for batches of one graph: made once, used by run after run. Thread-safe.
+
+    New memory for every batch would cost a page fault for every 4 KiB of it.
+
+    Args:
+        signature: the graph's inputs.
+        rows: entries along the first dimension that a buffer has room for.
+        max_bytes: memory that is kept in buffers that nobody uses; those used last stay.
+    """
+
+    def __init__(self, signature: BatchSignature, rows: int, max_bytes: int = 256 << 20) -> None:
+        self._specs = signature.inputs
+        self._rows = rows
+        self._max_bytes = max_bytes
+        self._kept: list[tuple[Shapes, Buffers]] = []
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+        # Objects would live on in a buffer that keeps them.
+        self._reusable = all(spec.dtype.itemsize for spec in self._specs)
+
+    def take(self, shapes: Shapes) -> Buffers:
+        """Buffers of ``shapes`` with any contents."""
+        with self._lock:
+            for i in range(len(self._kept) - 1, -1, -1):
+                if self._kept[i][0] == shapes:
+                    self._kept_bytes -= self._bytes(shapes)
+                    return self._kept.pop(i)[1]
+        return {
+            spec.name: np.empty((self._rows, *shape), spec.dtype.numpy)
+            for spec, shape in zip(self._specs, shapes, strict=True)
+        }
+
+    def give_back(self, shapes: Shapes, buffers: Buffers) -> None:
+        """Takes buffers back that nothing refers to any more."""
+        size = self._bytes(shapes)
+        if not self._reusable or size > self._max_bytes:
+            return
+        with self._lock:
+            self._kept.append((shapes, buffers))
+            self._kept_bytes += size
+            while self._kept_bytes > self._max_bytes:
+                self._kept_bytes -= self._bytes(self._kept.pop(0)[0])
+
+    def _bytes(self, shapes: Shapes) -> int:
+        each = (
+            spec.dtype.itemsize * math.prod(shape) for spec, shape in zip(self._specs, shapes, strict=True)
+        )
+        return self._rows * sum(each)
