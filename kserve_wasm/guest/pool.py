@@ -12,14 +12,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 
 from kserve_wasm.backends.cpus import available_cpus
 from kserve_wasm.errors import DeadlineExceeded, QueueFull
 from kserve_wasm.guest.engine import THREAD_STACK
 
-MAX_THREADS = max(64, 4 * available_cpus())
-"""Threads for guests in one process."""
+MAX_THREADS = max(256, 4 * available_cpus())
+"""Threads for guests in one process. Those that wait for a run of a graph, merged with others' or not, count too."""
+
+IDLE_SECONDS = 30.0
+"""After that long without work a thread ends, unless few others are idle."""
+
+KEPT_IDLE = 4
+"""Threads that wait for work however long it takes."""
 
 
 class GuestPool:
@@ -27,14 +32,21 @@ class GuestPool:
 
     Args:
         max_threads: how many there may be.
+        idle_seconds: after that long without work, all but :data:`KEPT_IDLE` threads end.
     """
 
-    def __init__(self, max_threads: int = MAX_THREADS) -> None:
+    def __init__(self, max_threads: int = MAX_THREADS, idle_seconds: float = IDLE_SECONDS) -> None:
         self.max_threads = max_threads
+        self._idle_seconds = idle_seconds
         self._threads = 0
-        self._outstanding = 0  # work that was handed in and has not ended
+        self._idle: list[_Thread] = []  # the last one in has the warmest caches, and gets the next work
+        self._waiting: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
-        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    @property
+    def threads(self) -> int:
+        """Threads that there are."""
+        return self._threads
 
     def run(self, work: Callable[[], None]) -> None:
         """Runs ``work`` on one of the threads, at once or when one is free. It must not raise.
@@ -43,30 +55,62 @@ class GuestPool:
             QueueFull: there is no thread, and the system does not give one.
         """
         with self._lock:
-            if self._outstanding >= self._threads < self.max_threads:
+            if self._idle:
+                thread = self._idle.pop()
+                thread.work = work
+                thread.wake.release()
+                return
+            if self._threads < self.max_threads:
                 try:
-                    self._start()
+                    self._start(work)
                 except RuntimeError as error:
                     if not self._threads:
                         raise QueueFull(f"the server has no thread for the request: {error}") from None
                 else:
                     self._threads += 1
-            self._outstanding += 1
-        self._work.put(work)
+                    return
+            self._waiting.append(work)
 
-    def _start(self) -> None:
+    def _start(self, work: Callable[[], None]) -> None:
         # The size is a setting of the process, read when a thread starts.
         before = threading.stack_size(THREAD_STACK)
         try:
-            threading.Thread(target=self._loop, name="wasm-guest", daemon=True).start()
+            threading.Thread(target=self._loop, args=(_Thread(work),), name="wasm-guest", daemon=True).start()
         finally:
             threading.stack_size(before)
 
-    def _loop(self) -> None:
+    def _loop(self, thread: _Thread) -> None:
         while True:
-            self._work.get()()
+            thread.work()
+            # It holds the request's tensors, which are not to wait for the next.
+            thread.work = _nothing
             with self._lock:
-                self._outstanding -= 1
+                if self._waiting:
+                    thread.work = self._waiting.popleft()
+                    continue
+                self._idle.append(thread)
+            while not thread.wake.acquire(timeout=self._idle_seconds):
+                with self._lock:
+                    # Work may have been given to it meanwhile.
+                    if len(self._idle) > KEPT_IDLE and thread in self._idle:
+                        self._idle.remove(thread)
+                        self._threads -= 1
+                        return
+
+
+class _Thread:
+    """What one thread is to do next, and the lock that it waits at until that is there."""
+
+    __slots__ = ("wake", "work")
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(eq=False, slots=True)
@@ -77,6 +121,7 @@ class Job:
         run: the work, called on a pool thread; must not raise.
         give_up: called with the reason, instead of ``run``, when the job is not run.
         deadline: ``time.monotonic()`` seconds.
+        priority: of those that wait, the lowest is run first, and of equals the one that came first.
         queued_at: ``time.monotonic()`` seconds at which it was made.
         taken: whether it runs, or was taken back: whoever sets it first decides which.
     """
@@ -84,6 +129,7 @@ class Job:
     run: Callable[[], None]
     give_up: Callable[[Exception], None]
     deadline: float
+    priority: int = 0
     queued_at: float = field(default_factory=time.monotonic)
     taken: bool = False
 
@@ -102,7 +148,8 @@ class Lane:
         self._workers = min(workers, max(1, pool.max_threads // 2))
         self._capacity = queue
         self._running = 0
-        self._waiting: deque[Job] = deque()
+        self._waiting: dict[int, deque[Job]] = {}  # by priority; never an empty one
+        self._length = 0
         self._lock = threading.Lock()
 
     @property
@@ -113,7 +160,7 @@ class Lane:
     @property
     def waiting(self) -> int:
         """Jobs that wait for one of those to end."""
-        return len(self._waiting)
+        return self._length
 
     def submit(self, job: Job) -> None:
         """Hands ``job`` to a thread, or lets it wait.
@@ -123,11 +170,15 @@ class Lane:
         """
         with self._lock:
             if self._running >= self._workers:
-                if len(self._waiting) >= self._capacity:
+                if self._length >= self._capacity:
                     raise QueueFull(
-                        f"{len(self._waiting)} requests wait for this model already: try again, or raise its queue"
+                        f"{self._length} requests wait for this model already: try again, or raise its queue"
                     )
-                self._waiting.append(job)
+                waiting = self._waiting.get(job.priority)
+                if waiting is None:
+                    waiting = self._waiting[job.priority] = deque()
+                waiting.append(job)
+                self._length += 1
                 return
             self._running += 1
         try:
@@ -143,9 +194,27 @@ class Lane:
             if job.taken:
                 return False
             job.taken = True
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(job)
+            waiting = self._waiting.get(job.priority)
+            if waiting is not None:
+                with contextlib.suppress(ValueError):
+                    waiting.remove(job)
+                    self._shortened(job.priority, waiting)
             return True
+
+    def _next(self) -> Job | None:
+        """Takes the most urgent job from the queue."""
+        if not self._length:
+            return None
+        priority = min(self._waiting)
+        waiting = self._waiting[priority]
+        job = waiting.popleft()
+        self._shortened(priority, waiting)
+        return job
+
+    def _shortened(self, priority: int, waiting: deque[Job]) -> None:
+        self._length -= 1
+        if not waiting:
+            del self._waiting[priority]
 
     def _run(self, job: Job) -> None:
         """Runs ``job``, then those that waited meanwhile: a thread that is awake needs no hand-over."""
@@ -161,8 +230,6 @@ class Lane:
             elif mine:
                 following.run()
             with self._lock:
-                if self._waiting:
-                    following = self._waiting.popleft()
-                else:
-                    following = None
+                following = self._next()
+                if following is None:
                     self._running -= 1

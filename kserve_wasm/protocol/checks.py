@@ -95,6 +95,28 @@ def timeout_of(parameters: Mapping[str, Parameter]) -> float:
     return timeout / 1e6 if timeout else math.inf
 
 
+def priority_of(parameters: Mapping[str, Parameter], levels: int, default: int) -> int:
+    """How urgent a request is, from 1, the most urgent: Triton's parameter ``priority``.
+
+    Args:
+        parameters: the request's.
+        levels: how many priorities its model knows; 0 ignores the parameter.
+        default: for a request without one, or with 0.
+
+    Raises:
+        InvalidRequest: it is no whole number from 0 to ``levels``.
+    """
+    if not levels:
+        return 0
+    priority = parameters.get("priority", 0)
+    if type(priority) is not int or not 0 <= priority <= levels:
+        raise InvalidRequest(
+            f"parameter 'priority' must be an integer from 1, the most urgent, to {levels}, or 0 for the model's "
+            f"default; got {brief(priority)}"
+        )
+    return priority or default
+
+
 def not_json(error: ValueError, body: BytesLike, hint: str = "") -> InvalidRequest:
     """The error for a body that is not JSON, with a hint at what it is."""
     if bytes(body[:2]) == b"\x1f\x8b":

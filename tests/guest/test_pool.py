@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import Counter
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kserve_wasm.errors import DeadlineExceeded, QueueFull
-from kserve_wasm.guest.pool import GuestPool, Job, Lane
+from kserve_wasm.guest.pool import KEPT_IDLE, GuestPool, Job, Lane
 from tests.support.counts import count
 
 SOON = 60.0
@@ -137,15 +138,69 @@ def test_idle_threads_are_used_before_new_ones_are_started() -> None:
     assert threading.active_count() - before <= 50
 
 
+def test_the_most_urgent_of_those_that_wait_runs_first_and_of_equals_the_first_to_come() -> None:
+    lane, gate, ran = Lane(GuestPool(1), 1, 10), threading.Event(), []
+    lane.submit(job(gate.wait))
+    made = []
+    for name, priority in [("b1", 2), ("c1", 3), ("a1", 1), ("b2", 2), ("a2", 1), ("c2", 3), ("b3", 2)]:
+        made.append(Job(lambda n=name: ran.append(n), pytest.fail, time.monotonic() + SOON, priority))
+        lane.submit(made[-1])
+    assert lane.discard(made[3])
+    assert lane.waiting == 6
+    gate.set()
+    wait_for(lambda: lane.running == 0, "all run")
+    assert ran == ["a1", "a2", "b1", "b3", "c1", "c2"]
+    assert lane.waiting == 0
+
+
+def test_idle_threads_end_but_for_a_few_and_the_rest_still_work() -> None:
+    pool, gate = GuestPool(100, idle_seconds=0.05), threading.Event()
+    for _ in range(40):
+        pool.run(gate.wait)
+    assert pool.threads == 40
+    gate.set()
+    wait_for(lambda: pool.threads == KEPT_IDLE, "the others end")
+    done = threading.Semaphore(0)
+    for _ in range(200):
+        pool.run(done.release)
+    for _ in range(200):
+        assert done.acquire(timeout=30)
+
+
+def test_work_that_comes_as_threads_end_is_done() -> None:
+    pool, done = GuestPool(32, idle_seconds=0.0005), threading.Semaphore(0)
+    for round_ in range(300):
+        for _ in range(8):
+            pool.run(done.release)
+        for _ in range(8):
+            assert done.acquire(timeout=30)
+        time.sleep(0.0001 * (round_ % 10))
+    assert pool.threads <= 32
+
+
+def test_a_thread_keeps_nothing_of_the_work_that_it_did() -> None:
+    class Request:
+        def __call__(self) -> None: ...
+
+    pool, request = GuestPool(1), Request()
+    alive = weakref.ref(request)
+    pool.run(request)
+    del request
+    wait_for(lambda: alive() is None, "the work is freed")
+
+
 @settings(max_examples=60)
 @given(
     workers=st.integers(1, 4),
     queue=st.integers(0, 8),
     threads=st.integers(1, 4),
-    plan=st.lists(st.tuples(st.sampled_from(["run", "late", "discard"]), st.integers(0, 2)), max_size=30),
+    plan=st.lists(
+        st.tuples(st.sampled_from(["run", "late", "discard"]), st.integers(0, 2), st.integers(0, 3)),
+        max_size=30,
+    ),
 )
 def test_every_job_ends_exactly_once(
-    workers: int, queue: int, threads: int, plan: list[tuple[str, int]]
+    workers: int, queue: int, threads: int, plan: list[tuple[str, int, int]]
 ) -> None:
     lane = Lane(GuestPool(threads), workers, queue)
     ends: Counter[tuple[int, str]] = Counter()
@@ -168,10 +223,13 @@ def test_every_job_ends_exactly_once(
         with lock:
             ends[number, "given up"] += 1
 
-    for number, (kind, pause) in enumerate(plan):
+    for number, (kind, pause, priority) in enumerate(plan):
         within = -1.0 if kind == "late" else SOON
         made = Job(
-            lambda n=number, p=pause: work(n, p), lambda _e, n=number: give_up(n), time.monotonic() + within
+            lambda n=number, p=pause: work(n, p),
+            lambda _e, n=number: give_up(n),
+            time.monotonic() + within,
+            priority,
         )
         try:
             lane.submit(made)

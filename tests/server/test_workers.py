@@ -364,9 +364,9 @@ def test_statistics_of_several_processes_add_up():
     first, second, both = Statistics(), Statistics(), Statistics()
     for part, batch_size in ((first, 1), (first, 4), (second, 4), (second, 2)):
         for statistics in (part, both):
-                statistics.counts_runs = True
-                statistics.succeeded(100, 10, 20, 30, 40)
-                statistics.executed(batch_size, 20, 30, 40)
+            statistics.counts_runs = True
+            statistics.succeeded(100, 10, 20, 30, 40)
+            statistics.executed(batch_size, 20, 30, 40)
     for statistics in (second, both):
         statistics.failed(7)
     snapshots = [{"name": "m", "version": "1", **each.snapshot()} for each in (first, second)]
