@@ -81,7 +81,7 @@ class Batching:
     """How computations on a graph that come together are merged into one run.
 
     Attributes:
-        max_batch_size: entries along the first dimension in one run; 1 merges nothing.
+        max_batch_size: entries along the first dimension in one run; 1 merges nothing. What has more is run alone.
         preferred_batch_size: sizes that are made where enough requests wait. Ascending.
         max_queue_delay: seconds that requests may wait for others to join them, once they have to wait at all. One that
             finds the graph idle runs at once in any case.
@@ -91,8 +91,9 @@ class Batching:
         priority_levels: how many there are, 1 being the most urgent; 0: priorities are ignored.
         default_priority_level: of requests that name none; 0 takes the middle one.
         padding: named dimensions that may be brought to one size, by their names in the graph.
-        declared: ``model.yaml`` says that entries along the first dimension are independent of each other. Otherwise
-            the graph's signature must suggest it, and the first merged runs are compared with runs of each alone.
+        declared: ``model.yaml`` says that entries along the first dimension are independent of each other, by giving a
+            ``max_batch_size`` above 1, for the graph or in general. Otherwise the graph's signature must suggest it,
+            and the first merged runs are compared with runs of each alone. A manifest's hints declare nothing.
     """
 
     max_batch_size: int = 32
@@ -126,7 +127,7 @@ class ModelConfig:
         instances: how instances are made.
         parameters: key and text that every request of this model carries, below the client's own.
         batching: how the graphs' computations are merged, by graph; under "" for those that are not named.
-        raw: the manifest and model.yaml merged, for ``inspect`` and the model's ``config`` route.
+        raw: the manifest and model.yaml merged; of batching, what is in effect for each graph.
     """
 
     name: str
@@ -148,3 +149,12 @@ class ModelConfig:
     def batching_of(self, graph: str) -> Batching:
         """How computations on the graph of this name are merged."""
         return self.batching.get(graph) or self.batching.get("") or Batching()
+
+    @property
+    def priorities(self) -> tuple[int, int]:
+        """How many levels of priority a request may name, the most that a graph knows, and which one it has without.
+
+        Both are 0 where no graph knows any.
+        """
+        known = [self.batching_of(graph.name) for graph in self.graphs]
+        return max(((b.priority_levels, b.default_priority_level) for b in known), default=(0, 0))

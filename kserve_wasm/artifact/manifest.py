@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from kserve_wasm.artifact.batching import NOTHING, BatchingOptions, read_batching
 from kserve_wasm.artifact.schema import NAME, VERSION, Node, Where, dump_specs
 from kserve_wasm.errors import ArtifactError
 from kserve_wasm.tensors import TensorSpec
@@ -92,6 +93,10 @@ class Manifest:
         """The section's payload."""
         return json.dumps(self.document(), ensure_ascii=False, separators=(",", ":")).encode()
 
+    def batching_options(self) -> BatchingOptions:
+        """What the hints say; raises ArtifactError where they are wrong."""
+        return read_batching(Node(self.batching, _complain, ("batching",))) if self.batching else NOTHING
+
 
 def parse_manifest(data: bytes) -> Manifest:
     """Reads the section's payload.
@@ -112,7 +117,7 @@ def parse_manifest(data: bytes) -> Manifest:
         fields["abi"].fail(
             f"expected the guest ABI {' or '.join(ABIS)}, got '{abi[:80]}'; update kserve_wasm"
         )
-    return Manifest(
+    manifest = Manifest(
         abi=abi,
         name=fields["name"].text(NAME) if "name" in fields else "",
         version=fields["version"].text(VERSION) if "version" in fields else "",
@@ -122,6 +127,8 @@ def parse_manifest(data: bytes) -> Manifest:
         batching=fields["batching"].free() if "batching" in fields else {},
         producer=fields["producer"].text() if "producer" in fields else "",
     )
+    manifest.batching_options()
+    return manifest
 
 
 _KEYS = ("abi", "name", "version", "inputs", "outputs", "graphs", "batching", "producer")

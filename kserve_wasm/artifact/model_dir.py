@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kserve_wasm.artifact.config import ModelConfig
+from kserve_wasm.artifact.batching import NOTHING, resolve_batching
+from kserve_wasm.artifact.config import Batching, ModelConfig
 from kserve_wasm.artifact.model_yaml import FILE_NAME, Overrides, read_model_yaml
 from kserve_wasm.artifact.read import Artifact, read_artifact
 from kserve_wasm.backends.base import GraphSource
@@ -101,7 +103,9 @@ def _configure(base: Path, module: Path, overrides: Overrides, name: str) -> Mod
     artifact = read_artifact(module)
     manifest = artifact.manifest
     graphs = _graphs(base, artifact, overrides)
-    batching = {**(manifest.batching if manifest else {}), **overrides.batching}
+    batching = resolve_batching(
+        manifest.batching_options() if manifest else NOTHING, overrides.batching, [g.name for g in graphs]
+    )
     inputs, outputs = (manifest.inputs, manifest.outputs) if manifest else ((), ())
     return ModelConfig(
         name=overrides.name or (manifest.name if manifest else "") or name,
@@ -116,7 +120,7 @@ def _configure(base: Path, module: Path, overrides: Overrides, name: str) -> Mod
         limits=overrides.limits,
         instances=overrides.instances,
         parameters=overrides.parameters,
-        batching={},
+        batching=batching,
         raw=_raw(artifact, overrides, graphs, batching),
     )
 
@@ -153,14 +157,16 @@ def _graphs(base: Path, artifact: Artifact, overrides: Overrides) -> tuple[Graph
 
 
 def _raw(
-    artifact: Artifact, overrides: Overrides, graphs: tuple[GraphSource, ...], batching: dict[str, Any]
+    artifact: Artifact,
+    overrides: Overrides,
+    graphs: tuple[GraphSource, ...],
+    batching: Mapping[str, Batching],
 ) -> dict[str, Any]:
     raw: dict[str, Any] = artifact.manifest.document() if artifact.manifest else {}
     raw.update(overrides.document)
     if graphs:
         raw["graphs"] = [{"name": g.name, "encoding": g.encoding, "options": dict(g.options)} for g in graphs]
-    if batching:
-        raw["batching"] = batching
+        raw["batching"] = {g.name: asdict(batching[g.name]) for g in graphs}
     return raw
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
+from kserve_wasm.artifact.batching import NOTHING, BatchingOptions, read_batching
 from kserve_wasm.artifact.config import MAX_TABLE_ELEMENTS, NN_LOAD_BYTES, Instances, Limits
 from kserve_wasm.artifact.manifest import place
-from kserve_wasm.artifact.schema import NAME, VERSION, Node, Where
+from kserve_wasm.artifact.schema import NAME, VERSION, Node, Readers, Where
 from kserve_wasm.backends.base import Device
 from kserve_wasm.errors import ModelLoadError
 from kserve_wasm.tensors import TensorSpec
@@ -55,7 +56,7 @@ class Overrides:
     limits: Limits = field(default_factory=Limits)
     instances: Instances = field(default_factory=Instances)
     parameters: Mapping[str, str] = field(default_factory=dict)
-    batching: Mapping[str, Any] = field(default_factory=dict)
+    batching: BatchingOptions = NOTHING
 
     def fail(self, where: Where, message: str) -> NoReturn:
         """Raises ModelLoadError that names the line and key."""
@@ -170,7 +171,7 @@ def _graphs(node: Node) -> tuple[GraphOverride, ...]:
 
 def _nn(node: Node) -> int:
     """Bytes that WASI-NN ``load`` takes."""
-    fields = _read(node, _NN)
+    fields = node.read(_NN)
     return int(fields.get("max_load_bytes", NN_LOAD_BYTES)) if fields.get("allow_load") else 0
 
 
@@ -190,9 +191,7 @@ def _parameters(node: Node) -> dict[str, str]:
     return found
 
 
-_Readers = Mapping[str, Callable[[Node], Any]]
-
-_LIMITS: _Readers = {
+_LIMITS: Readers = {
     "memory": lambda node: node.size(_WASM32),
     "table_elements": lambda node: node.integer(0, MAX_TABLE_ELEMENTS),
     "handles": lambda node: node.integer(0, _WASM32 - 1),
@@ -200,14 +199,14 @@ _LIMITS: _Readers = {
     "log_bytes": Node.size,
     "timeout": Node.seconds,
 }
-_INSTANCES: _Readers = {
+_INSTANCES: Readers = {
     "reuse": Node.boolean,
     "inline": Node.boolean,
     "workers": lambda node: node.integer(0, 1024),
     "queue": lambda node: node.integer(0, 2**31),
 }
-_NN: _Readers = {"allow_load": Node.boolean, "max_load_bytes": Node.size}
-_MODEL: _Readers = {
+_NN: Readers = {"allow_load": Node.boolean, "max_load_bytes": Node.size}
+_MODEL: Readers = {
     "module": Node.text,
     "name": lambda node: node.text(NAME),
     "version": _version,
@@ -215,31 +214,17 @@ _MODEL: _Readers = {
     "outputs": Node.tensor_specs,
     "graphs": _graphs,
     "device": lambda node: node.choice(("cpu", "gpu")),
-    "limits": lambda node: _read(node, _LIMITS),
-    "instances": lambda node: Instances(**_read(node, _INSTANCES)),
+    "limits": lambda node: node.read(_LIMITS),
+    "instances": lambda node: Instances(**node.read(_INSTANCES)),
     "parameters": _parameters,
-    "batching": Node.free,
+    "batching": read_batching,
     "nn": _nn,
     "version_policy": lambda node: node.value,  # the server's to read: which versions it serves
 }
 
 
-def _read(node: Node, readers: _Readers) -> dict[str, Any]:
-    """What ``readers`` make of a mapping's values. Raises ModelLoadError with all mistakes, a line for each."""
-    values, mistakes = {}, []
-    for key in node.names():
-        try:
-            child = node.field(key, readers)
-            values[key] = readers[key](child)
-        except ModelLoadError as error:  # noqa: PERF203
-            mistakes.append(str(error))
-    if mistakes:
-        raise ModelLoadError("\n".join(mistakes))
-    return values
-
-
 def _parse(node: Node, lines: Mapping[Where, int]) -> Overrides:
-    values = _read(node, _MODEL)
+    values = node.read(_MODEL)
     values.pop("version_policy", None)
     limits = Limits(load_bytes=values.pop("nn", 0), **values.pop("limits", {}))
     return Overrides(document=node.value, lines=lines, limits=limits, **values)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
+from kserve_wasm.errors import ModelLoadError
 from kserve_wasm.tensors import DTYPES, TensorSpec
 
 T = TypeVar("T")
@@ -14,6 +15,8 @@ Where = tuple["str | int", ...]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(us|µs|ms|s)")
+_DURATIONS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?) ?([KMGT]i|[kMGT])?B?")
 _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _KINDS = {
@@ -66,18 +69,35 @@ class Node:
             self.fail(f"unknown key {_show(key)}; the keys here are {', '.join(allowed)}")
         return self.child(key)
 
+    def entries(self) -> dict[str, Node]:
+        """The values of a mapping, whose keys are any text."""
+        for key in self._expect(dict):
+            if not isinstance(key, str):
+                self.fail(f"expected text as key, got {_show(key)}")
+        return {key: self.child(key) for key in self.names()}
+
+    def read(self, readers: Readers) -> dict[str, Any]:
+        """What ``readers`` make of a mapping's values; fails with all mistakes, a line for each."""
+        values, mistakes = {}, []
+        for key in self.names():
+            try:
+                child = self.field(key, readers)
+                values[key] = readers[key](child)
+            except ModelLoadError as error:  # noqa: PERF203
+                mistakes.append(error)
+        if mistakes:
+            raise type(mistakes[0])("\n".join(map(str, mistakes)))
+        return values
+
     def items(self) -> list[Node]:
         """The values of a list."""
         return [self.child(i) for i in range(len(self._expect(list)))]
 
     def free(self) -> dict[str, Any]:
         """A mapping that is passed on as it stands: text as keys, and values that JSON can hold."""
-        value: dict[str, Any] = self._expect(dict)
-        for key in value:
-            if not isinstance(key, str):
-                self.fail(f"expected text as key, got {_show(key)}")
-            self.child(key)._check_plain()
-        return value
+        for value in self.entries().values():
+            value._check_plain()
+        return dict(self.value)
 
     def _check_plain(self) -> None:
         if isinstance(self.value, dict):
@@ -120,11 +140,24 @@ class Node:
             self.fail(f"expected an integer from {minimum} to {maximum}, got {_show(value)}")
         return value
 
-    def seconds(self) -> float:
-        """A duration above zero."""
-        value = self._expect(int) if isinstance(self.value, int) else self._expect(float)
-        if not 0 < value < 1e9:
-            self.fail(f"expected seconds above 0, got {_show(value)}")
+    def number(self) -> float:
+        """A finite number."""
+        value = float(self._expect(int) if isinstance(self.value, int) else self._expect(float))
+        if not math.isfinite(value):
+            self.fail(f"expected a finite number, got {_show(self.value)}")
+        return value
+
+    def seconds(self, *, zero: bool = False) -> float:
+        """A duration above zero, or of zero where that may be: seconds, or text such as ``2ms``."""
+        if isinstance(self.value, str):
+            found = _DURATION.fullmatch(self.value)
+            if found is None:
+                self.fail(f"expected a duration such as 0.5, 500us, 2ms or 30s; got {_show(self.value)}")
+            value = float(found[1]) * _DURATIONS[found[2]]
+        else:
+            value = self._expect(int) if isinstance(self.value, int) else self._expect(float)
+        if not 0 <= value < 1e9 or not (value or zero):
+            self.fail(f"expected seconds {'of 0 or more' if zero else 'above 0'}, got {_show(self.value)}")
         return float(value)
 
     def size(self, maximum: int = 2**63 - 1) -> int:
@@ -164,6 +197,9 @@ class Node:
             self.fail(f"expected {_KINDS[kind]}, got {_show(self.value)}")
         return self.value
 
+
+Readers: TypeAlias = Mapping[str, Callable[[Node], Any]]
+"""What reads the value of each key that a mapping may have."""
 
 _SPEC_KEYS = ("name", "datatype", "shape")
 

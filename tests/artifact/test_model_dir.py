@@ -9,13 +9,21 @@ from pathlib import Path
 import pytest
 
 from kserve_wasm.artifact import GraphEntry, Manifest, find_model_dirs, is_model_dir, load_model_dir
+from kserve_wasm.artifact.config import Batching
 from kserve_wasm.errors import ArtifactError, ModelLoadError
 from kserve_wasm.tensors import DTYPES, TensorSpec
 from tests.artifact.modules import CODE, artifact, write
 
 SPEC = TensorSpec("x", DTYPES["FP32"], ("n",))
 MODEL = artifact(
-    Manifest("tensor", name="own", version="5", inputs=(SPEC,), outputs=(SPEC,), batching={"a": 1, "b": 2}),
+    Manifest(
+        "tensor",
+        name="own",
+        version="5",
+        inputs=(SPEC,),
+        outputs=(SPEC,),
+        batching={"max_batch_size": 8, "max_queue_size": 5},
+    ),
     [(GraphEntry("default", "onnx", options={"intra_op_threads": 1}), [b"w" * 10])],
 )
 
@@ -46,14 +54,25 @@ graphs:
   - {name: default, options: {prepacking: true}}
   - {name: side, path: graphs/side.onnx}
   - {name: plain, path: graphs/side, encoding: onnx}
-batching: {b: 3}
+batching: {max_queue_size: 7, graphs: {side: {enabled: false}}}
 limits: {memory: 1Mi}
 """,
     )
     (config,) = load_model_dir(tmp_path, "served")
     assert (config.name, config.version, config.inputs, config.outputs) == ("other", "5", (), (SPEC,))
     assert config.limits.memory == 2**20
-    assert config.batching == {"a": 1, "b": 3}
+    merged = Batching(max_batch_size=8, max_queue_size=7)
+    assert config.batching == {
+        "": merged,
+        "default": merged,
+        "side": Batching(max_batch_size=1, max_queue_size=7),
+        "plain": merged,
+    }
+    assert {name: b["max_batch_size"] for name, b in config.raw["batching"].items()} == {
+        "default": 8,
+        "side": 1,
+        "plain": 8,
+    }
     assert [(g.name, g.encoding, dict(g.options)) for g in config.graphs] == [
         ("default", "onnx", {"intra_op_threads": 1, "prepacking": True}),
         ("side", "onnx", {}),

@@ -39,7 +39,7 @@ limits:
   timeout: 2.5
 instances: {reuse: true, workers: 4, queue: 8}
 parameters: {labels: "good,bad", top: 3, verbose: true, scale: 0.5}
-batching: {max_size: 32}
+batching: {max_batch_size: 16}
 nn: {allow_load: true, max_load_bytes: 10Mi}
 """
 
@@ -64,7 +64,7 @@ def test_every_key_is_read():
     )
     assert found.instances == Instances(reuse=True, workers=4, queue=8)
     assert found.parameters == {"labels": "good,bad", "top": "3", "verbose": "true", "scale": "0.5"}
-    assert found.batching == {"max_size": 32}
+    assert {name: option.value for name, option in found.batching.general.items()} == {"max_batch_size": 16}
 
 
 @pytest.mark.parametrize("data", [b"", b"# nothing\n", b"{}"])
@@ -111,6 +111,11 @@ def test_graphs_of_the_guests_own_are_loaded_only_where_it_is_allowed(nn, load_b
         ("limits: {timeout: 0}", "limits.timeout: expected seconds above 0"),
         ("limits: {timeout: .nan}", "limits.timeout: expected seconds above 0"),
         ("limits: {timeout: true}", "limits.timeout: expected"),
+        (
+            "limits: {timeout: soon}",
+            "limits.timeout: expected a duration such as 0.5, 500us, 2ms or 30s; got 'soon'",
+        ),
+        ("limits: {timeout: 0ms}", "limits.timeout: expected seconds above 0"),
         ("limits: {handles: -1}", "limits.handles: expected an integer from 0"),
         ("instances: {reuse: 1}", "instances.reuse: expected true or false, got 1"),
         (
@@ -121,8 +126,11 @@ def test_graphs_of_the_guests_own_are_loaded_only_where_it_is_allowed(nn, load_b
         ("graphs: [{name: a}, {name: a}]", "the graph 'a' is listed twice"),
         ("parameters: {a: [1]}", "parameters.a: expected text, a number"),
         ("parameters: {1: a}", "parameters: expected text as key"),
-        ("batching: {until: 2001-09-09}", "batching.until: expected text, a number.*got a date"),
-        ("batching: {a: [{b: .inf}]}", r"batching.a\[0\].b: expected a finite number"),
+        (
+            "graphs: [{name: g, options: {until: 2001-09-09}}]",
+            r"graphs\[0\].options.until: expected text, a number.*got a date",
+        ),
+        ("graphs: [{name: g, options: {a: [{b: .inf}]}}]", r"options.a\[0\].b: expected a finite number"),
         ("graphs: [{name: g, options: {a: {1: 2}}}]", r"graphs\[0\].options.a: expected text as key, got 1"),
         ("nn: yes please", "nn: expected a mapping"),
         ("when: 2001-99-99", "expected YAML"),

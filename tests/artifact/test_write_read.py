@@ -28,7 +28,7 @@ MANIFEST = Manifest(
     version="7",
     inputs=(TensorSpec("x", DTYPES["FP32"], ("n", None, 3)),),
     outputs=(TensorSpec("y", DTYPES["BYTES"], ()),),
-    batching={"max_size": 8},
+    batching={"max_batch_size": 8},
     producer="a test",
 )
 TWO_GRAPHS = (
@@ -65,7 +65,7 @@ def test_manifest_comes_back_as_it_was_written(tmp_path):
     assert (found.manifest.name, found.manifest.version, found.manifest.abi) == ("model", "7", "tensor")
     assert found.manifest.inputs == MANIFEST.inputs
     assert found.manifest.outputs == MANIFEST.outputs
-    assert found.manifest.batching == {"max_size": 8}
+    assert found.manifest.batching == {"max_batch_size": 8}
     assert found.graphs[0].entry.options == {"intra_op_threads": 1}
     assert found.graphs[1].weights == ()
 
