@@ -91,6 +91,8 @@ class Batching:
         priority_levels: how many there are, 1 being the most urgent; 0: priorities are ignored.
         default_priority_level: of requests that name none; 0 takes the middle one.
         padding: named dimensions that may be brought to one size, by their names in the graph.
+        adaptive: merge as many as the times of past runs show to pay, and none where none does; otherwise always as
+            many as wait.
         declared: ``model.yaml`` says that entries along the first dimension are independent of each other, by giving a
             ``max_batch_size`` above 1, for the graph or in general. Otherwise the graph's signature must suggest it,
             and the first merged runs are compared with runs of each alone. A manifest's hints declare nothing.
@@ -105,6 +107,7 @@ class Batching:
     priority_levels: int = 0
     default_priority_level: int = 0
     padding: Mapping[str, Padding] = field(default_factory=dict)
+    adaptive: bool = True
     declared: bool = False
 
 

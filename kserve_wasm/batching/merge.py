@@ -183,8 +183,7 @@ class MergingGraph:
                     self.graph.name,
                     difference,
                 )
-        run.outcomes = alone
-        return run
+        return Run(alone, 0, 0, 0)
 
 
 def _difference(merged: Sequence[Outcome], alone: Sequence[Outcome]) -> str | None:

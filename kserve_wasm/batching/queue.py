@@ -59,24 +59,25 @@ class BatchQueue(Generic[T]):
         """Takes ``item`` out, which must be there."""
         self._waiting.remove(item)
 
-    def take(self, now: float, *, ripe: bool = False) -> list[T]:
+    def take(self, now: float, limit: int | None = None, *, ripe: bool = False) -> list[T]:
         """Takes out those that are to run next, together; none while all may still wait for others.
 
         Args:
             now: ``time.monotonic()`` seconds.
+            limit: entries to run together at most, where that is fewer than is configured; 1: none are merged.
             ripe: nobody is to wait any longer.
         """
         passed: set[Hashable] = set()
         for head in self._waiting:
             if head.until <= now:
                 continue  # it is about to take itself out
-            if head.key is None:
+            if head.key is None or limit == 1:
                 self._waiting.remove(head)
                 return [head]
             if head.key in passed:
                 continue
             ripe_now = ripe or now >= head.since + self._delay
-            batch = self._together(head.key, now, ripe=ripe_now)
+            batch = self._together(head.key, now, min(limit or self._max, self._max), ripe=ripe_now)
             if batch:
                 chosen = set(map(id, batch))
                 self._waiting = [item for item in self._waiting if id(item) not in chosen]
@@ -84,15 +85,15 @@ class BatchQueue(Generic[T]):
             passed.add(head.key)
         return []
 
-    def _together(self, key: Hashable, now: float, *, ripe: bool) -> list[T]:
+    def _together(self, key: Hashable, now: float, limit: int, *, ripe: bool) -> list[T]:
         """Those with ``key`` that make the best size; none when it is better to wait."""
         fitting = [item for item in self._waiting if item.key == key and item.until > now]
         rows = sum(item.rows for item in fitting)
-        target = max((size for size in self._preferred if size <= rows), default=0)
+        target = max((size for size in self._preferred if size <= min(rows, limit)), default=0)
         if not target:
-            if not ripe and rows < self._max:
+            if not ripe and rows < limit:
                 return []
-            target = self._max
+            target = limit
         batch: list[T] = []
         room = target
         for item in fitting:

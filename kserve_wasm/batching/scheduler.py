@@ -17,6 +17,7 @@ from itertools import count
 from kserve_wasm.artifact.config import Batching
 from kserve_wasm.backends.base import Graph
 from kserve_wasm.batching.base import Caller
+from kserve_wasm.batching.gain import HANDOVER, Gain
 from kserve_wasm.batching.merge import MergingGraph, Outcome, Run
 from kserve_wasm.batching.queue import BatchQueue
 from kserve_wasm.batching.signature import Fit
@@ -32,6 +33,10 @@ from kserve_wasm.tensors import Tensor
 
 _STAGING_POLL = 0.001
 """Seconds between looks at whether a request's memory has been read, when its caller wants to leave."""
+
+_QUICK = 4 * HANDOVER
+"""Runs that take fewer seconds do not wait for each other unless they are merged."""
+_QUICK_SLOTS = 1 << 30
 
 
 class _State(Enum):
@@ -108,7 +113,8 @@ class BatchScheduler:
         self._batching = batching
         self._merging = MergingGraph(graph, batching)
         self._metrics = metrics
-        self._slots = slots
+        self._gain = Gain(batching.max_batch_size if self._merging.merges else 1, adaptive=batching.adaptive)
+        self._merged_slots = slots
         self._queue: BatchQueue[_Request] = BatchQueue(batching)
         self._running = 0
         self._closed = False
@@ -133,7 +139,7 @@ class BatchScheduler:
         with self._lock:
             if self._closed:
                 raise ModelNotReady(f"graph '{self._graph.name}' is closed")
-            at_once = not caller.may_wait or (self._running < self._slots and not self._queue)
+            at_once = not caller.may_wait or (self._running < self._slots() and not self._queue)
             if at_once:
                 self._running += 1
         if not at_once:
@@ -241,11 +247,18 @@ class BatchScheduler:
 
     # --- Running
 
+    def _slots(self) -> int:
+        """Runs at a time, now."""
+        if self._gain.limit > 1:
+            return self._merged_slots
+        # Without a batch to fill, waiting only costs; but large graphs' memory is not for any number of runs.
+        return _QUICK_SLOTS if self._gain.alone < _QUICK else 2 * self._merged_slots
+
     def _start_batches(self) -> None:
         """Gives free slots to those that wait, if they need not wait for others."""
         while True:
             with self._lock:
-                leader = self._next_leader() if self._running < self._slots else None
+                leader = self._next_leader() if self._running < self._slots() else None
                 if leader is None:
                     return
                 self._running += 1
@@ -258,7 +271,7 @@ class BatchScheduler:
         """
         if not self._queue:
             return None
-        batch = self._queue.take(time.monotonic(), ripe=self._closed)
+        batch = self._queue.take(time.monotonic(), self._gain.limit, ripe=self._closed)
         if not batch:
             return None
         leader = max(batch, key=_deadline) if len(batch) > 1 else batch[0]
@@ -271,7 +284,7 @@ class BatchScheduler:
 
     def _hand_on(self) -> _Request | None:
         """Gives the slot of a run that ended to the next batch, whose leader is returned, or back."""
-        leader = self._next_leader() if self._running <= self._slots else None
+        leader = self._next_leader() if self._running <= self._slots() else None
         if leader is None:
             self._running -= 1
             if self._closed:
@@ -288,7 +301,9 @@ class BatchScheduler:
             self._metrics.failed(time.perf_counter_ns() - began)
             raise
         took = time.perf_counter_ns() - began
-        self._metrics.executed(self._merging.rows(inputs), (waited_ns,), 0, took, 0)
+        rows = self._merging.rows(inputs)
+        self._gain.ran(rows, took * 1e-9)
+        self._metrics.executed(rows, (waited_ns,), 0, took, 0)
         return outputs
 
     def _lead(self, leader: _Request, batch: list[_Request]) -> None:
@@ -313,6 +328,8 @@ class BatchScheduler:
         self._settle(leader, batch, outcomes)
         if run is not None:
             rows = sum(request.rows for request in batch)
+            if run.infer_ns:
+                self._gain.ran(rows, (run.input_ns + run.infer_ns + run.output_ns) * 1e-9)
             self._metrics.executed(rows, waited, run.input_ns, run.infer_ns, run.output_ns)
 
     def _run_merged(self, batch: list[_Request], deadline: float) -> Run:
