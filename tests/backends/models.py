@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,135 @@ def cnn(layers: int = 9, channels: int = 64, side: int = 112, seed: int = 0) -> 
     nodes.append(helper.make_node("GlobalAveragePool", [before], ["y"]))
     shape: _Shape = ["batch", 3, side, side]
     return model(nodes, {"x": ("FP32", shape)}, {"y": ("FP32", ["batch", channels, 1, 1])}, weights)
+
+
+def dense(widths: Sequence[int], seed: int = 0) -> onnx.ModelProto:
+    """FP32 ``x`` [batch, widths[0]] → ``y`` [batch, widths[-1]]: fully connected layers with ReLU between them."""
+    build = _Builder(seed)
+    value = "x"
+    for i, (before, after) in enumerate(pairwise(widths)):
+        value = build.linear(build("Relu", value) if i else value, before, after)
+    return build.model({"x": ("FP32", ["batch", widths[0]])}, value, ["batch", widths[-1]])
+
+
+def gru(inputs: int = 64, hidden: int = 128, steps: int = 64, seed: int = 0) -> onnx.ModelProto:
+    """FP32 ``x`` [batch, steps, inputs] → ``y`` [batch, hidden]: the last state of a GRU."""
+    build = _Builder(seed)
+    weights = [
+        build.weight((1, 3 * hidden, inputs), inputs),
+        build.weight((1, 3 * hidden, hidden), hidden),
+        build.weight((1, 6 * hidden), hidden),
+    ]
+    by_step = build("Transpose", "x", perm=[1, 0, 2])  # ONNX Runtime's GRU takes the steps first
+    _, last = build.several("GRU", [by_step, *weights], outputs=2, hidden_size=hidden, linear_before_reset=1)
+    value = build("Squeeze", last, build.constant(np.array([0])))
+    return build.model({"x": ("FP32", ["batch", steps, inputs])}, value, ["batch", hidden])
+
+
+def encoder(
+    layers: int = 4, hidden: int = 256, heads: int = 4, steps: int = 128, words: int = 1000, seed: int = 0
+) -> onnx.ModelProto:
+    """INT64 ``x`` [batch, steps], each below ``words``, → ``y`` [batch, hidden]: BERT's encoder, mean of its states."""
+    build = _Builder(seed)
+    split = build.constant(np.array([0, steps, heads, hidden // heads]))
+    join = build.constant(np.array([0, steps, hidden]))
+    scale = build.constant(np.float32((hidden // heads) ** -0.5))
+    half, one, root = (build.constant(np.float32(v)) for v in (0.5, 1, 2**-0.5))
+
+    def norm(value: str) -> str:
+        ones, zeros = (
+            build.constant(np.ones(hidden, np.float32)),
+            build.constant(np.zeros(hidden, np.float32)),
+        )
+        return build("LayerNormalization", value, ones, zeros)
+
+    def attention(value: str) -> str:
+        q, k, v = (build("Reshape", build.linear(value, hidden, hidden), split) for _ in range(3))
+        scores = build(
+            "MatMul", build("Transpose", q, perm=[0, 2, 1, 3]), build("Transpose", k, perm=[0, 2, 3, 1])
+        )
+        weights = build("Softmax", build("Mul", scores, scale))
+        mixed = build("MatMul", weights, build("Transpose", v, perm=[0, 2, 1, 3]))
+        return build.linear(
+            build("Reshape", build("Transpose", mixed, perm=[0, 2, 1, 3]), join), hidden, hidden
+        )
+
+    def feed_forward(value: str) -> str:
+        wide = build.linear(value, hidden, 4 * hidden)
+        gate = build("Add", build("Erf", build("Mul", wide, root)), one)
+        return build.linear(build("Mul", build("Mul", wide, half), gate), 4 * hidden, hidden)
+
+    words_and_places = build(
+        "Add", build("Gather", build.weight((words, hidden), 2), "x"), build.weight((steps, hidden), 2)
+    )
+    value = norm(words_and_places)
+    for _ in range(layers):
+        value = norm(build("Add", value, attention(value)))
+        value = norm(build("Add", value, feed_forward(value)))
+    pooled = build("ReduceMean", value, axes=[1], keepdims=0)
+    return build.model({"x": ("INT64", ["batch", steps])}, pooled, ["batch", hidden])
+
+
+def mobilenet(width: float = 1.0, side: int = 224, seed: int = 0) -> onnx.ModelProto:
+    """FP32 ``x`` [batch, 3, side, side] → ``y`` [batch, 1000]: MobileNet's first version without its batch norms."""
+    build = _Builder(seed)
+    low, high = build.constant(np.float32(0)), build.constant(np.float32(6))
+
+    def conv(value: str, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> str:
+        weight = build.weight((outputs, inputs // groups, kernel, kernel), inputs // groups * kernel**2)
+        pads = [kernel // 2] * 4
+        return build(
+            "Clip", build("Conv", value, weight, pads=pads, strides=[stride] * 2, group=groups), low, high
+        )
+
+    channels = int(32 * width)
+    value = conv("x", 3, channels, kernel=3, stride=2)
+    for outputs, stride in (
+        *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
+        *((512, 1) for _ in range(5)),
+        *((1024, 2), (1024, 1)),
+    ):
+        value = conv(value, channels, channels, kernel=3, stride=stride, groups=channels)
+        value, channels = conv(value, channels, int(outputs * width), kernel=1), int(outputs * width)
+    value = build.linear(build("Flatten", build("GlobalAveragePool", value)), channels, 1000)
+    return build.model({"x": ("FP32", ["batch", 3, side, side])}, value, ["batch", 1000])
+
+
+class _Builder:
+    """Nodes in a row; every method gives the name of a value."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, npt.NDArray[Any]] = {}
+
+    def __call__(self, op: str, *inputs: str, **attributes: Any) -> str:
+        return self.several(op, inputs, 1, **attributes)[0]
+
+    def several(self, op: str, inputs: Sequence[str], outputs: int, **attributes: Any) -> list[str]:
+        names = [f"v{len(self._nodes)}_{i}" for i in range(outputs)]
+        self._nodes.append(helper.make_node(op, inputs, names, **attributes))
+        return names
+
+    def constant(self, array: npt.NDArray[Any] | np.generic) -> str:
+        name = f"c{len(self._initializers)}"
+        self._initializers[name] = np.asarray(array)
+        return name
+
+    def weight(self, shape: tuple[int, ...], inputs: int) -> str:
+        """Random values of a size that keeps that of a layer's ``inputs``."""
+        return self.constant(
+            self._rng.standard_normal(shape, dtype=np.float32) * np.float32((2 / inputs) ** 0.5)
+        )
+
+    def linear(self, value: str, inputs: int, outputs: int) -> str:
+        product = self("MatMul", value, self.weight((inputs, outputs), inputs))
+        return self("Add", product, self.weight((outputs,), inputs))
+
+    def model(self, inputs: dict[str, tuple[str, _Shape]], value: str, shape: _Shape) -> onnx.ModelProto:
+        """The whole, with ``value`` as FP32 output ``y``."""
+        nodes = [*self._nodes, helper.make_node("Identity", [value], ["y"])]
+        return model(nodes, inputs, {"y": ("FP32", shape)}, self._initializers)
 
 
 def strings() -> onnx.ModelProto:
