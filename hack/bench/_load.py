@@ -13,12 +13,18 @@ import struct
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 from _servers import CLIENT_CPU, Server
+from tritonclient.grpc import service_pb2
+
+DATATYPES = {"float32": "FP32", "int64": "INT64"}
 
 
 @dataclass
@@ -53,10 +59,11 @@ class Body:
     data: bytes
 
 
-def bodies(model: str, name: str, array: npt.NDArray[np.float32], output: str) -> list[Body]:
+def bodies(model: str, name: str, array: npt.NDArray[Any], output: str) -> list[Body]:
     """One inference of ``array`` as REST JSON, REST binary and gRPC."""
     infer = f"/v2/models/{model}/infer"
-    tensor = {"name": name, "datatype": "FP32", "shape": list(array.shape)}
+    datatype = DATATYPES[array.dtype.name]
+    tensor = {"name": name, "datatype": datatype, "shape": list(array.shape)}
     text = json.dumps({"inputs": [{**tensor, "data": array.reshape(-1).tolist()}]}).encode()
     head = json.dumps(
         {
@@ -81,14 +88,31 @@ def bodies(model: str, name: str, array: npt.NDArray[np.float32], output: str) -
     ]
 
 
-def _grpc(model: str, name: str, array: npt.NDArray[np.float32]) -> bytes:
-    from tritonclient.grpc import service_pb2
-
+def _grpc(model: str, name: str, array: npt.NDArray[Any]) -> bytes:
     message = service_pb2.ModelInferRequest(model_name=model)
-    message.inputs.add(name=name, datatype="FP32", shape=array.shape)
+    message.inputs.add(name=name, datatype=DATATYPES[array.dtype.name], shape=array.shape)
     message.raw_input_contents.append(array.tobytes())
     data = message.SerializeToString()
     return struct.pack(">BI", 0, len(data)) + data  # not compressed, length, message
+
+
+def answer(server: Server, body: Body) -> npt.NDArray[np.float32]:
+    """The values of the first output, FP32, that one request gets."""
+    if body.protocol == "gRPC":
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+            data = channel.unary_unary(body.path)(body.data[5:], timeout=60)
+        message = service_pb2.ModelInferResponse.FromString(data)
+        if message.raw_output_contents:
+            return np.frombuffer(message.raw_output_contents[0], "<f4")
+        return np.array(message.outputs[0].contents.fp32_contents, np.float32)
+    headers = dict(header.split(": ") for header in body.headers)
+    request = urllib.request.Request(f"http://127.0.0.1:{server.http}{body.path}", body.data, headers)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        data = response.read()
+        length = response.headers.get("inference-header-content-length")
+    if length is not None:
+        return np.frombuffer(data[int(length) :], "<f4")
+    return np.array(json.loads(data)["outputs"][0]["data"], np.float32)
 
 
 def load(server: Server, body: Body, clients: int, requests: int) -> Result:
@@ -96,13 +120,13 @@ def load(server: Server, body: Body, clients: int, requests: int) -> Result:
     with tempfile.TemporaryDirectory() as scratch:
         data, log = Path(scratch, "data"), Path(scratch, "log")
         data.write_bytes(body.data)
-        grpc = body.protocol == "gRPC"
+        http2 = body.protocol == "gRPC"
         done = subprocess.run(
             [
-                *("taskset", "-c", str(CLIENT_CPU), "h2load", *([] if grpc else ["--h1"])),
+                *("taskset", "-c", str(CLIENT_CPU), "h2load", *([] if http2 else ["--h1"])),
                 *("-c", str(clients), "-n", str(requests), "-d", data, "--log-file", log),
                 *(part for header in body.headers for part in ("-H", header)),
-                f"http://127.0.0.1:{server.grpc if grpc else server.http}{body.path}",
+                f"http://127.0.0.1:{server.grpc if http2 else server.http}{body.path}",
             ],
             capture_output=True,
             text=True,

@@ -11,14 +11,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import onnxruntime
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CPUS = sorted(os.sched_getaffinity(0))
 SERVER_CPU, CLIENT_CPU = CPUS[0], CPUS[-1]
+MLSERVER = "1.7.1"
 
 
 @dataclass
@@ -44,7 +48,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def _serve(name: str, command: list[str], ready: str) -> Iterator[Server]:
+def _serve(
+    name: str, command: list[str], ready: str, python: str | Path = sys.executable
+) -> Iterator[Server]:
     http, grpc = free_port(), free_port()
     started = time.monotonic()
     process = subprocess.Popen(
@@ -52,7 +58,7 @@ def _serve(name: str, command: list[str], ready: str) -> Iterator[Server]:
             "taskset",
             "-c",
             str(SERVER_CPU),
-            sys.executable,
+            python,
             *command,
             f"--http_port={http}",
             f"--grpc_port={grpc}",
@@ -80,7 +86,9 @@ def _serve(name: str, command: list[str], ready: str) -> Iterator[Server]:
             process.kill()
 
 
-def ours(model_dir: Path, model: str, *flags: str) -> contextlib.AbstractContextManager[Server]:
+def ours(
+    model_dir: Path, model: str, *flags: str, name: str = "kserve_wasm"
+) -> contextlib.AbstractContextManager[Server]:
     """Serve with this project: a fresh sandbox for every request."""
     command = [
         "-m",
@@ -92,7 +100,7 @@ def ours(model_dir: Path, model: str, *flags: str) -> contextlib.AbstractContext
         "--host=127.0.0.1",
         *flags,
     ]
-    return _serve("kserve_wasm", command, f"/v2/models/{model}/ready")
+    return _serve(name, command, f"/v2/models/{model}/ready")
 
 
 def plain(onnx: Path, model: str, *, logs: bool = True) -> contextlib.AbstractContextManager[Server]:
@@ -100,3 +108,19 @@ def plain(onnx: Path, model: str, *, logs: bool = True) -> contextlib.AbstractCo
     quiet = [] if logs else ["--enable_latency_logging=false", f"--log_config_file={HERE / 'quiet.yaml'}"]
     command = [str(HERE / "plain.py"), str(onnx), "--model_name", model, *quiet]
     return _serve("kserve.Model" + ("" if logs else ", logs off"), command, f"/v2/models/{model}/ready")
+
+
+def mlserver(onnx: Path, model: str) -> contextlib.AbstractContextManager[Server]:
+    """MLServer with adaptive batching on the same ONNX, from an environment of its own: its dependencies clash."""
+    home = ROOT / ".cache" / f"mlserver-{MLSERVER}"
+    python = home / "bin" / "python"
+    packages = [f"mlserver=={MLSERVER}", f"onnxruntime=={onnxruntime.__version__}"]
+    if (
+        subprocess.run([python, "-c", "import mlserver, onnxruntime"], check=False).returncode
+        if python.exists()
+        else 1
+    ):
+        venv.create(home, clear=True, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    command = [str(HERE / "adaptive.py"), str(onnx), "--model_name", model]
+    return _serve("MLServer", command, f"/v2/models/{model}/ready", python)

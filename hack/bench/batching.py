@@ -2,11 +2,11 @@
 
 Usage: ``python hack/bench/batching.py [--rounds 5] [--seconds 1] [--models wide,deep,…] [--cpus one,all] [--quick]``
 
-Each of N threads asks for the answer to one row, in a fresh sandbox, as soon as it has the last one: batched (a model
-directory without ``model.yaml``) and unbatched (``max_batch_size: 1``), by turns. ``session.run`` alone, in one thread, in
-batches of the sizes that were reached says what the graph itself allows. Switches are context switches of the whole
-process by request, voluntary + involuntary. With one CPU, ONNX Runtime has one thread and the process is pinned; with
-all, everything has its defaults. Figures are medians of the rounds, as are the ratios.
+Each of N threads asks for the answer to one row, in a fresh sandbox, as soon as it has the last one: batched (the
+defaults) and unbatched (``max_batch_size: 1``), by turns. ``session.run`` alone, in one thread, in batches of the sizes
+that were reached says what the graph itself allows. Switches are context switches of the whole process by request,
+voluntary + involuntary. With one CPU, ONNX Runtime has one thread and the process is pinned; with all, everything has
+its defaults. Figures are medians of the rounds, as are the ratios.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def _row(name: str, threads: int, rounds: list[tuple[Round, Round, float]]) -> s
     return (
         f"| {name} | {threads} | {median(u.rate for u, _, _ in rounds):.0f} "
         f"| {median(b.rate for _, b, _ in rounds):.0f} | **{median(b.rate / u.rate for u, b, _ in rounds):.2f}** "
-        f"| {median(_rows(b.sizes) / b.sizes.total() for _, b, _ in rounds):.1f} | {median(d for _, _, d in rounds):.0f} "
+        f"| {median(_rows(b.sizes) / b.sizes.total() for _, b, _ in rounds):.1f} "
+        f"| {median(d for _, _, d in rounds):.0f} "
         f"| {median(b.rate / d for _, b, d in rounds) * 100:.0f} % | {' | '.join(switches)} |"
     )
 
