@@ -1,30 +1,33 @@
-"""The client of the open loop: requests over gRPC that are sent when they are due, whatever became of those before.
+"""The client of the open loop: REST requests that are sent when they are due, whatever became of those before.
 
-Latency counts from the moment at which a request was due, so neither a server that stalls nor a client that falls behind
-leaves the waiting out (coordinated omission). The kept tools at hand do not do this for gRPC: h2load's ``--rps`` holds
-requests back while its streams are taken, and counts from when it sends them.
+Latency counts from the moment at which a request was due, so neither a server that stalls nor a client that falls
+behind leaves the waiting out (coordinated omission). h2load's ``--rps`` is no substitute: with one stream a connection
+it holds requests back and counts from when it sends them, and it sends those of 10 ms, and of all its connections, at
+once, which would make a batcher's batches for it.
 """
 
 from __future__ import annotations
 
 import math
-import threading
+import selectors
+import socket
 import time
+from collections import deque
 from dataclasses import dataclass
 
-import grpc
 import numpy as np
 from _load import Body
 from _servers import Server
 
-CHANNELS = 8
+CONNECTIONS = 64
+"""Open from the start; each holds one request at a time, and when none is free another is opened."""
 TIMEOUT = 10.0
-"""Seconds for an answer, from when the request was sent."""
+"""Seconds that answers may take after the last request was due."""
 
 
 @dataclass
 class Open:
-    """Latencies in ms, in which a failed request counts as endless; its share; the client's own delay (p99) in ms."""
+    """Latencies in ms, failed requests being endless; the share of those; the client's own delay (p99) in ms."""
 
     p50: float
     p99: float
@@ -32,38 +35,82 @@ class Open:
     late: float
 
 
+class _Connection:
+    def __init__(self, server: Server) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", server.http))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.request = -1  # its number
+        self._answer = b""
+
+    def send(self, request: int, data: bytes) -> None:
+        self.request, self._answer = request, b""
+        assert self.socket.send(data) == len(data), "the request is larger than the socket's buffer"
+
+    def status(self) -> bytes | None:
+        """The status when the answer is complete, None before; nothing when the server has closed the connection."""
+        try:
+            data = self.socket.recv(1 << 18)
+        except ConnectionError:
+            data = b""
+        if not data:
+            return data
+        self._answer += data
+        head, found, rest = self._answer.partition(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
+        if not found or len(rest) < int(length):
+            return None
+        return head.split()[1]
+
+
 def open_loop(server: Server, body: Body, rate: float, seconds: float) -> Open:
-    """Send requests at ``rate`` a second, with exponential gaps: the arrivals of many clients that know nothing of others.
+    """Send requests at ``rate`` a second with exponential gaps, as many clients do that know nothing of one another.
 
     The same rate always gives the same arrivals.
     """
-    due = np.cumsum(np.random.default_rng(0).exponential(1 / rate, max(1, int(rate * seconds))))
-    late, latencies = np.zeros(len(due)), np.full(len(due), math.inf)
-    answered = threading.Semaphore(0)
-    channels = [
-        grpc.insecure_channel(f"127.0.0.1:{server.grpc}", options=[("grpc.use_local_subchannel_pool", 1)])
-        for _ in range(CHANNELS)
+    due = np.cumsum(np.random.default_rng(0).exponential(1 / rate, max(1, int(rate * seconds)))).tolist()
+    late, latencies = [0.0] * len(due), [math.inf] * len(due)
+    head = [
+        f"POST {body.path} HTTP/1.1",
+        "host: localhost",
+        f"content-length: {len(body.data)}",
+        *body.headers,
     ]
-    for channel in channels:
-        grpc.channel_ready_future(channel).result(TIMEOUT)
-    sends = [channel.unary_unary(body.path).future for channel in channels]
-    start = time.perf_counter() + 0.01
+    data = "\r\n".join([*head, "", ""]).encode() + body.data
+    free: deque[_Connection] = deque()  # taken in turn, so that none idles until the server closes it
+    sent = answered = 0
+    with selectors.EpollSelector() as poll:
 
-    def send(i: int) -> None:
-        def done(call: grpc.Future) -> None:
-            if call.code() is grpc.StatusCode.OK:
-                latencies[i] = time.perf_counter() - start - due[i]
-            answered.release()
+        def connect() -> _Connection:
+            connection = _Connection(server)
+            poll.register(connection.socket, selectors.EVENT_READ, connection)
+            return connection
 
-        sends[i % CHANNELS](body.data[5:], timeout=TIMEOUT).add_done_callback(done)
-
-    for i in range(len(due)):
-        time.sleep(max(0.0, start + due[i] - time.perf_counter()))
-        late[i] = time.perf_counter() - start - due[i]
-        send(i)
-    for _ in due:
-        answered.acquire()
-    for channel in channels:
-        channel.close()
+        free.extend(connect() for _ in range(CONNECTIONS))
+        start = time.perf_counter()
+        while answered < len(due) and (now := time.perf_counter() - start) < due[-1] + TIMEOUT:
+            if sent < len(due) and now >= due[sent]:
+                late[sent] = now - due[sent]
+                (free.popleft() if free else connect()).send(sent, data)
+                sent += 1
+                continue
+            # The kernel's wait counts in milliseconds: the last one is spent looking.
+            wait = due[sent] - now - 0.001 if sent < len(due) else 0.1
+            for key, _ in poll.select(max(0.0, wait)):
+                status = key.data.status()
+                if status is None:
+                    continue
+                if status == b"200":
+                    latencies[key.data.request] = time.perf_counter() - start - due[key.data.request]
+                answered += key.data not in free
+                if status:
+                    free.append(key.data)
+                    continue
+                if key.data in free:
+                    free.remove(key.data)
+                poll.unregister(key.data.socket)
+                key.data.socket.close()
+        for key in list(poll.get_map().values()):
+            key.data.socket.close()
     p50, p99 = np.quantile(latencies, (0.5, 0.99), method="higher") * 1000
-    return Open(p50, p99, float(np.mean(np.isinf(latencies))), float(np.quantile(late, 0.99) * 1000))
+    return Open(p50, p99, latencies.count(math.inf) / len(due), float(np.quantile(late, 0.99)) * 1000)

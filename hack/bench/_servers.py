@@ -121,6 +121,6 @@ def mlserver(onnx: Path, model: str) -> contextlib.AbstractContextManager[Server
         else 1
     ):
         venv.create(home, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-qq", *packages], check=True)
     command = [str(HERE / "adaptive.py"), str(onnx), "--model_name", model]
     return _serve("MLServer", command, f"/v2/models/{model}/ready", python)

@@ -1,7 +1,7 @@
-"""What the benchmarks compare with: MLServer with its adaptive batching over ONNX Runtime, as its documentation writes one.
+"""What the benchmarks compare with: MLServer's adaptive batching over ONNX Runtime, as its documentation has it.
 
 Usage, in MLServer's own environment: ``python hack/bench/adaptive.py model.onnx --model_name NAME --http_port P
---grpc_port P``. It runs models in its one process, which costs it less than its workers do on one CPU; access logs are off.
+--grpc_port P``. Access logs are off, and the model runs in the server's process: on one CPU, workers would cost more.
 """
 
 from __future__ import annotations

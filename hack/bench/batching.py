@@ -34,7 +34,7 @@ from kserve_wasm.guest import GuestModel
 from kserve_wasm.request import InferenceRequest
 from kserve_wasm.tensors import Tensor
 
-SIDES = {"unbatched": "", "batched": ""}
+SIDES = {"unbatched": "batching: {max_batch_size: 1}\n", "batched": ""}
 ONE_THREAD = "graphs: [{name: default, options: {intra_op_threads: 1}}]\n"
 
 

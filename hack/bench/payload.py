@@ -1,6 +1,6 @@
 """600 KB of FP32 through a cheap graph, against a plain ``kserve.Model`` on the same ONNX: one client, p50.
 
-Usage: ``python hack/bench/payload.py [--rounds 5]``
+Usage: ``python hack/bench/payload.py [--rounds 5] [--quick]``
 
 Identity (600 KB come back) and a mean (four bytes come back), over REST binary and gRPC; the sides take turns.
 """
@@ -20,7 +20,10 @@ from _servers import ours, plain
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean little")
     args = parser.parse_args()
+    if args.quick:
+        args.rounds = 1
     require_h2load()
     x = np.random.default_rng(0).standard_normal((1, 150_000), dtype=np.float32)
     print("| graph | protocol | kserve_wasm p50 ms | kserve.Model p50 ms | ratio |")

@@ -1,6 +1,6 @@
 """The sandbox's tax, in process: ``session.run`` against a fresh instance that runs the same graph.
 
-Usage: ``python hack/bench/sandbox.py [--rounds 9]``
+Usage: ``python hack/bench/sandbox.py [--rounds 9] [--quick]``
 
 Tiny MLP (a run is a few µs) and a CNN of some ms; also a kept instance, and the reference binding over wasmtime's
 public classes. Calls of all kinds come in random order, so that caches and the machine's moods meet them alike;
@@ -32,7 +32,10 @@ from kserve_wasm.tensors import Tensor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean little")
     args = parser.parse_args()
+    if args.quick:
+        args.rounds = 1
     print(
         "| model | session.run µs | fresh instance | kept instance | reference binding | fresh: + µs | fresh: + % |"
     )

@@ -8,7 +8,7 @@ logs. REST has binary tensors, but JSON for MLServer, which knows no others. Eve
 values of one from each server before it is measured. Closed loops: each client sends its next request when it has the
 answer to the last, so latencies here say nothing of clients that do not wait for one another (``open_loop.py``).
 
-The servers take turns within a round; figures are medians of the rounds, and so are the ratios of batched over the other.
+The servers take turns within a round; figures are medians of the rounds, as are the ratios: batched over the other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from _load import Body, Result, answer, bodies, load, median, require_h2load
+from _load import Body, answer, bodies, load, median, require_h2load
 from _models import BATCHABLE, configured, make, rows, session
 from _servers import Server, mlserver, ours, plain
 
@@ -106,18 +106,17 @@ def _compare(
         requests.append(max(4 * clients, int(warm.rate * seconds)))
     batched = servers[0].server
     before = _batches(batched, name)
-    rounds: list[list[Result]] = []
-    for _ in range(count):
-        rounds.append(
-            [load(s.server, s.bodies[protocol], clients, n) for s, n in zip(servers, requests, strict=True)]
-        )
+    rounds = [
+        [load(s.server, s.bodies[protocol], clients, n) for s, n in zip(servers, requests, strict=True)]
+        for _ in range(count)
+    ]
     inferences, executions = (b - a for a, b in zip(before, _batches(batched, name), strict=True))
     for i, each in enumerate(servers):
         result = median([r[i] for r in rounds])
         if i:
             rate = statistics.median(r[0].rate / r[i].rate for r in rounds)
             p99 = statistics.median(r[0].p99 / r[i].p99 for r in rounds)
-            rest = f"**{rate:.2f} ×** | {p99:.2f} × | "
+            rest = f"**{rate:.2f}** | {p99:.2f} | "
         else:
             rest = f" | | {inferences / executions:.1f}"
         print(

@@ -1,6 +1,6 @@
 """Requests a second and p99 at 1, 8 and 32 clients against a plain ``kserve.Model`` on the same ONNX.
 
-Usage: ``python hack/bench/throughput.py [--rounds 5] [--quiet-plain]``
+Usage: ``python hack/bench/throughput.py [--rounds 5] [--quiet-plain] [--quick]``
 
 Tiny MLP, a fresh sandbox for every request against no Wasm at all. One CPU for the server, one for the client.
 
@@ -24,7 +24,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=4000, help="a round, for eight clients and more")
     parser.add_argument("--quiet-plain", action="store_true", help="switch off the plain server's log lines")
+    parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean little")
     args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.requests = 1, 400
     require_h2load()
     with tempfile.TemporaryDirectory() as scratch:
         onnx, model_dir = make("mlp", Path(scratch))
