@@ -27,7 +27,8 @@ def open_in_process(source: GraphSource, config: ModelConfig, metrics: ModelMetr
     try:
         batching = config.batching_of(source.name)
         slots = batching.max_concurrent_batches or _slots(graph)
-        return BatchScheduler(graph, batching, slots, metrics.graph(source.name))
+        counted = metrics.graph(source.name, first=source.name == config.graphs[0].name)
+        return BatchScheduler(graph, batching, slots, counted)
     except BaseException:
         graph.close()
         raise
