@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -23,7 +22,7 @@ class Caller:
         queued_ns: nanoseconds that its computations have waited to be run.
     """
 
-    __slots__ = ("_cancelled", "_lock", "_wake", "deadline", "may_wait", "priority", "queued_ns")
+    __slots__ = ("_cancelled", "_wake", "deadline", "may_wait", "priority", "queued_ns")
 
     def __init__(self, deadline: float = math.inf, priority: int = 0, *, may_wait: bool = True) -> None:
         self.deadline = deadline
@@ -32,7 +31,6 @@ class Caller:
         self.queued_ns = 0
         self._cancelled = False
         self._wake: Callable[[], None] | None = None
-        self._lock = threading.Lock()
 
     @property
     def cancelled(self) -> bool:
@@ -41,9 +39,8 @@ class Caller:
 
     def cancel(self) -> None:
         """Says, on any thread, that nobody waits for the answer any more: what is queued for it is not run."""
-        with self._lock:
-            self._cancelled = True
-            wake, self._wake = self._wake, None
+        self._cancelled = True
+        wake = self._wake
         if wake is not None:
             wake()
 
@@ -53,11 +50,13 @@ class Caller:
             raise RequestCancelled("the client went away")
 
     def on_cancel(self, wake: Callable[[], None] | None) -> None:
-        """Has ``wake`` called, on another thread or at once, when the caller is cancelled; None ends that."""
-        with self._lock:
-            self._wake = wake
-            late = self._cancelled and wake is not None
-        if late and wake is not None:
+        """Has ``wake`` called when the caller is cancelled, or is already; None ends that.
+
+        It may be called twice, on several threads, and shortly after it was ended.
+        """
+        # Set before it is read whether it is too late, as cancel() does it the other way round: one sees the other.
+        self._wake = wake
+        if self._cancelled and wake is not None:
             wake()
 
 

@@ -1,5 +1,7 @@
-"""Whether merging pays: a batch gains nothing where the graph is bound by arithmetic, and everything where it is bound
-by memory or by the cost of a run.
+"""Whether merging pays.
+
+A batch gains nothing where the graph is bound by arithmetic, and everything where it is bound by memory or by the cost
+of a run.
 """
 
 from __future__ import annotations

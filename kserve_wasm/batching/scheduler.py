@@ -154,10 +154,10 @@ class BatchScheduler:
 
     def close(self) -> None:
         """Refuses further work, waits for what runs or waits, and closes the graph. May be called again."""
-        with self._lock:
-            self._closed = True
-        self._start_batches()  # nobody is to wait for others any more
         with self._idle:
+            self._closed = True
+            while (leader := self._claim()) is not None:  # nobody is to wait for others any more
+                leader.turn.release()
             self._idle.wait_for(lambda: not self._running and not self._queue)
         self._graph.close()
 
@@ -184,7 +184,9 @@ class BatchScheduler:
                 )
             request = _Request(inputs, caller, fit, (priority, next(self._arrivals)), until)
             self._queue.add(request)
-        self._start_batches()
+            leader = self._claim()
+        if leader is not None:
+            leader.turn.release()
         return request
 
     def _wait(self, request: _Request) -> Mapping[str, Tensor]:
@@ -228,8 +230,11 @@ class BatchScheduler:
             where = "while the computation waited for its turn" if queued else "during the run"
             error = DeadlineExceeded(f"graph '{self._graph.name}': the deadline passed {where}")
             self._give_up(request, error)
-        else:
-            self._start_batches()
+            return
+        with self._lock:
+            leader = self._claim()
+        if leader is not None:
+            leader.turn.release()
 
     def _give_up(self, request: _Request, error: WasmServingError) -> None:
         """Ends ``request`` with ``error``, unless its thread runs a batch for others, or its outcome is there."""
@@ -254,15 +259,15 @@ class BatchScheduler:
         # Without a batch to fill, waiting only costs; but large graphs' memory is not for any number of runs.
         return _QUICK_SLOTS if self._gain.alone < _QUICK else 2 * self._merged_slots
 
-    def _start_batches(self) -> None:
-        """Gives free slots to those that wait, if they need not wait for others."""
-        while True:
-            with self._lock:
-                leader = self._next_leader() if self._running < self._slots() else None
-                if leader is None:
-                    return
-                self._running += 1
-            leader.turn.release()
+    def _claim(self) -> _Request | None:
+        """Takes a free slot for those that wait, if they need not wait for others; returns who is to be woken.
+
+        The lock is held. While a slot is free, those that wait need to: so one claim is enough for one arrival.
+        """
+        leader = self._next_leader() if self._running < self._slots() else None
+        if leader is not None:
+            self._running += 1
+        return leader
 
     def _next_leader(self) -> _Request | None:
         """Forms the next batch, and returns the request whose thread is to run it; None when nobody's is, yet.
