@@ -387,9 +387,8 @@ class ModelMetrics:
         return GraphMetrics(labels, self.statistics if first else None, watch)
 
     def compute(self, graph: str) -> Callable[[float], None]:
-        """Return what takes the seconds of each run of ``graph``."""
-        runs = self.graph(graph, first=graph != "load")
-        return lambda seconds: runs.executed(1, (0,), 0, int(seconds * 1e9), 0)
+        """Return what takes the seconds of each run of ``graph``, of which nothing else is counted."""
+        return COMPUTE_SECONDS.labels(*self._labels, graph).observe
 
     def instance_trapped(self, reason: str) -> None:
         """Count an instance that trapped; ``reason`` is one of a few words, such as ``stack_overflow``."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 import kserve_wasm
+from kserve_wasm.artifact.config import Batching
 from kserve_wasm.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -39,10 +42,18 @@ def model_metadata(repository: WasmModelRepository, model: WasmModel) -> dict[st
 def model_config(model: WasmModel) -> dict[str, Any]:
     """Describe a model in the shape of Triton's model configuration.
 
-    ``max_batch_size`` is 0: shapes are whole, no batch dimension is implied. What has no place in Triton's shape
-    stands under ``parameters``.
+    ``max_batch_size`` and ``dynamic_batching`` are those of the model's first graph. Where the former is not 0, Triton's
+    ``dims`` leave the batch dimension out; so they do here, if every input and output that the model lists begins with an
+    open dimension. Otherwise it is 0, and shapes are whole. What has no place in Triton's shape stands under
+    ``parameters``.
     """
     config = model.config
+    batching = config.batching_of(config.graphs[0].name) if config.graphs else Batching(max_batch_size=1)
+    batched = (
+        batching.max_batch_size > 1
+        and bool(model.inputs and model.outputs)
+        and all(spec.v2_shape[:1] == [-1] for spec in (*model.inputs, *model.outputs))
+    )
     parameters = {
         "version": model.version,
         "abi": config.abi,
@@ -52,16 +63,36 @@ def model_config(model: WasmModel) -> dict[str, Any]:
         "timeout_seconds": f"{config.limits.timeout:g}",
         "memory_bytes": str(config.limits.memory),
         "instance_reuse": str(config.instances.reuse).lower(),
+        "batching": orjson.dumps(config.raw.get("batching", {})).decode(),
     }
-    return {
+    description = {
         "name": model.name,
         "platform": PLATFORM,
         "backend": "kserve_wasm",
-        "max_batch_size": 0,
-        "input": _config_tensors(model.inputs),
-        "output": _config_tensors(model.outputs),
+        "max_batch_size": batching.max_batch_size if batched else 0,
+        "input": _config_tensors(model.inputs, skip=int(batched)),
+        "output": _config_tensors(model.outputs, skip=int(batched)),
         "default_model_filename": config.module.name,
         "parameters": {key: {"string_value": value} for key, value in parameters.items()},
+    }
+    if batching.max_batch_size > 1:
+        description["dynamic_batching"] = _dynamic_batching(batching)
+    return description
+
+
+def _dynamic_batching(batching: Batching) -> dict[str, Any]:
+    return {
+        "preferred_batch_size": list(batching.preferred_batch_size),
+        "max_queue_delay_microseconds": round(batching.max_queue_delay * 1e6),
+        "preserve_ordering": False,
+        "priority_levels": batching.priority_levels,
+        "default_priority_level": batching.default_priority_level,
+        "default_queue_policy": {
+            "timeout_action": "REJECT",
+            "default_timeout_microseconds": round(batching.queue_timeout * 1e6),
+            "allow_timeout_override": True,
+            "max_queue_size": batching.max_queue_size,
+        },
     }
 
 
@@ -69,13 +100,13 @@ def _tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
     return [{"name": spec.name, "datatype": spec.dtype.name, "shape": spec.v2_shape} for spec in specs]
 
 
-def _config_tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
+def _config_tensors(specs: Sequence[TensorSpec], skip: int) -> list[dict[str, Any]]:
     return [
         {
             "name": spec.name,
             # Triton names the element types as V2 does, behind TYPE_, but for strings.
             "data_type": "TYPE_STRING" if spec.dtype.name == "BYTES" else f"TYPE_{spec.dtype.name}",
-            "dims": spec.v2_shape,
+            "dims": spec.v2_shape[skip:],
         }
         for spec in specs
     ]

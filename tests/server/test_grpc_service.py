@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -74,11 +75,64 @@ def test_metadata_of_an_unknown_model_or_version_is_not_found(client):
 
 def test_the_configuration_has_tritons_shape(client):
     config = client.get_model_config("mlp").config
-    assert (config.name, config.max_batch_size, config.default_model_filename) == ("mlp", 0, "model.wasm")
-    assert [(t.name, t.data_type, list(t.dims)) for t in config.input] == [
-        ("x", 11, [-1, 4])
-    ]  # 11: TYPE_FP32
-    assert [(t.name, t.data_type, list(t.dims)) for t in config.output] == [("y", 11, [-1, 3])]
+    assert (config.name, config.max_batch_size, config.default_model_filename) == ("mlp", 32, "model.wasm")
+    # 11 is TYPE_FP32; the batch dimension is left out.
+    assert [(t.name, t.data_type, list(t.dims)) for t in config.input] == [("x", 11, [4])]
+    assert [(t.name, t.data_type, list(t.dims)) for t in config.output] == [("y", 11, [3])]
+
+
+def test_the_configuration_tells_how_requests_are_batched(start_server, tmp_path):
+    models.write_onnx(onnx_models.mlp(), tmp_path / "models" / "mlp")
+    (tmp_path / "models" / "mlp" / "model.yaml").write_text(
+        """
+batching:
+  max_batch_size: 16
+  dynamic_batching: {preferred_batch_size: [4, 8], max_queue_delay_microseconds: 1500}
+  queue_timeout: 250ms
+  max_queue_size: 99
+  priority_levels: 3
+"""
+    )
+    models.write_onnx(onnx_models.mlp(), tmp_path / "models" / "off")
+    (tmp_path / "models" / "off" / "model.yaml").write_text("batching: {enabled: false}\n")
+    server = start_server(f"--model_dir={tmp_path / 'models'}")
+    server.wait_ready()
+    with triton.InferenceServerClient(server.grpc) as client:
+        config = client.get_model_config("mlp").config
+        assert (config.max_batch_size, list(config.input[0].dims)) == (16, [4])
+        batching = config.dynamic_batching
+        assert list(batching.preferred_batch_size) == [4, 8]
+        assert (batching.max_queue_delay_microseconds, batching.preserve_ordering) == (1500, False)
+        assert (batching.priority_levels, batching.default_priority_level) == (3, 2)
+        policy = batching.default_queue_policy
+        assert (policy.timeout_action, policy.allow_timeout_override) == (0, True)
+        assert (policy.default_timeout_microseconds, policy.max_queue_size) == (250_000, 99)
+        (graph,) = json.loads(config.parameters["batching"].string_value).values()
+        assert (graph["max_concurrent_batches"], graph["declared"]) == (0, True)
+        config = client.get_model_config("off").config
+        assert (config.max_batch_size, list(config.input[0].dims)) == (0, [-1, 4])
+        assert not config.HasField("dynamic_batching")
+
+
+def test_a_run_of_many_rows_is_one_execution_of_many_inferences(start_server, tmp_path):
+    models.write_onnx(onnx_models.mlp(), tmp_path / "models" / "mlp")
+    server = start_server(f"--model_dir={tmp_path / 'models'}")
+    server.wait_ready()
+    with triton.InferenceServerClient(server.grpc) as client:
+        for rows in (5, 1, 5):
+            item = triton.InferInput("x", [rows, 4], "FP32")
+            item.set_data_from_numpy(np.zeros((rows, 4), np.float32))
+            client.infer("mlp", [item])
+        (stats,) = client.get_inference_statistics("mlp").model_stats
+    assert (stats.inference_count, stats.execution_count) == (11, 3)
+    assert [(b.batch_size, b.compute_infer.count) for b in stats.batch_stats] == [(1, 1), (5, 2)]
+    assert stats.inference_stats.success.count == 3
+    series = server.metrics()
+    labels = frozenset({"model": "mlp", "version": "1", "graph": "default"}.items())
+    assert series["kserve_wasm_batch_size_sum", labels] == 11
+    assert series["kserve_wasm_batch_size_count", labels] == 3
+    assert series["kserve_wasm_batch_queue_seconds_count", labels] == 3
+    assert series["kserve_wasm_batch_queue_depth", labels] == 0
 
 
 def test_the_index_lists_every_version(client):
