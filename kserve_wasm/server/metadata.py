@@ -42,18 +42,13 @@ def model_metadata(repository: WasmModelRepository, model: WasmModel) -> dict[st
 def model_config(model: WasmModel) -> dict[str, Any]:
     """Describe a model in the shape of Triton's model configuration.
 
-    ``max_batch_size`` and ``dynamic_batching`` are those of the model's first graph. Where the former is not 0, Triton's
-    ``dims`` leave the batch dimension out; so they do here, if every input and output that the model lists begins with an
-    open dimension. Otherwise it is 0, and shapes are whole. What has no place in Triton's shape stands under
-    ``parameters``.
+    ``dynamic_batching`` is that of the model's first graph. Where Triton's ``max_batch_size`` is not 0, its ``dims``
+    leave the batch dimension out: so it is here, if the tensors that clients send and get are that graph's own.
+    Otherwise it is 0, and shapes are whole. What has no place in Triton's shape stands under ``parameters``.
     """
     config = model.config
     batching = config.batching_of(config.graphs[0].name) if config.graphs else Batching(max_batch_size=1)
-    batched = (
-        batching.max_batch_size > 1
-        and bool(model.inputs and model.outputs)
-        and all(spec.v2_shape[:1] == [-1] for spec in (*model.inputs, *model.outputs))
-    )
+    batched = batching.max_batch_size > 1 and _clients_see_batches(model)
     parameters = {
         "version": model.version,
         "abi": config.abi,
@@ -78,6 +73,16 @@ def model_config(model: WasmModel) -> dict[str, Any]:
     if batching.max_batch_size > 1:
         description["dynamic_batching"] = _dynamic_batching(batching)
     return description
+
+
+def _clients_see_batches(model: WasmModel) -> bool:
+    """Whether inputs and outputs are those of the first graph, and all begin with an open dimension."""
+    scheduler = model.guest.schedulers.get(model.config.graphs[0].name)
+    if scheduler is None:
+        return False
+    inputs, outputs = tuple(scheduler.graph.inputs), tuple(scheduler.graph.outputs)
+    whole = all(spec.v2_shape[:1] == [-1] for spec in (*inputs, *outputs))
+    return whole and (tuple(model.inputs), tuple(model.outputs)) == (inputs, outputs)
 
 
 def _dynamic_batching(batching: Batching) -> dict[str, Any]:
