@@ -22,7 +22,7 @@ from kserve_wasm.guest import GuestModel, Timing
 from kserve_wasm.guest.pace import INLINE_BUDGET, INLINE_BYTES, Pace, Shapes
 from kserve_wasm.guest.pool import GuestPool, Job, Lane
 from kserve_wasm.metrics import ModelMetrics, Statistics
-from kserve_wasm.protocol.checks import check_inputs, check_outputs
+from kserve_wasm.protocol.checks import check_inputs, check_outputs, priority_of, timeout_of
 from kserve_wasm.protocol.codec_threads import in_codec_thread
 from kserve_wasm.protocol.kserve_types import from_infer_request, to_infer_response
 from kserve_wasm.protocol.v1 import decode_v1, encode_v1
@@ -136,9 +136,9 @@ class WasmModel(Model):  # type: ignore[misc]
             done: called once on the event loop with the outcome, possibly before this returns; not after
                 :meth:`Submission.cancel`.
         """
-        deadline = min(deadline, time.monotonic() + self.config.limits.timeout)
-        submission = Submission(self, request, deadline, done)
+        submission = Submission(self, request, Caller(deadline), done)
         try:
+            self._read_urgency(request, submission.caller)
             if not self.ready:
                 raise ModelNotReady(f"model '{self.name}' version {self.version} is not ready")
             check_inputs(request.inputs, self.inputs)
@@ -150,6 +150,17 @@ class WasmModel(Model):  # type: ignore[misc]
         if not self._may_run_inline(request) or not submission.run_inline():
             submission.run_on_thread()
         return submission
+
+    def _read_urgency(self, request: InferenceRequest, caller: Caller) -> None:
+        """Puts into ``caller`` what model and request say of its deadline and priority."""
+        timeout = self.config.limits.timeout
+        if request.parameters:
+            batching = self.config.batching_of("")
+            timeout = min(timeout, timeout_of(request.parameters))
+            caller.priority = priority_of(
+                request.parameters, batching.priority_levels, batching.default_priority_level
+            )
+        caller.deadline = min(caller.deadline, time.monotonic() + timeout)
 
     def _may_run_inline(self, request: InferenceRequest) -> bool:
         return (
@@ -194,12 +205,14 @@ class WasmModel(Model):  # type: ignore[misc]
 
 
 class Submission:
-    """One inference on its way."""
+    """One inference on its way.
+
+    Attributes:
+        caller: for whom.
+    """
 
     __slots__ = (
-        "_caller",
         "_cancelled",
-        "_deadline",
         "_done",
         "_job",
         "_loop",
@@ -207,15 +220,15 @@ class Submission:
         "_request",
         "_timer",
         "_timing",
+        "caller",
     )
 
     def __init__(
-        self, model: WasmModel, request: InferenceRequest, deadline: float, done: Callable[[Outcome], None]
+        self, model: WasmModel, request: InferenceRequest, caller: Caller, done: Callable[[Outcome], None]
     ) -> None:
         self._model = model
         self._request = request
-        self._deadline = deadline
-        self._caller = Caller(deadline)
+        self.caller = caller
         self._done = done
         self._cancelled = False
         self._timing = Timing()
@@ -226,7 +239,7 @@ class Submission:
     def cancel(self) -> None:
         """The client is gone: a waiting request is not run, and the outcome of a running one is dropped."""
         self._cancelled = True
-        self._caller.cancel()
+        self.caller.cancel()
         job = self._job
         if job is not None:
             self._model._lane.discard(job)
@@ -237,10 +250,10 @@ class Submission:
         """Runs the request here and now; False when it took too long and must run on a thread."""
         pace = self._model._pace
         limit = time.monotonic() + INLINE_BUDGET
-        outcome = self._infer(Caller(min(self._deadline, limit), may_wait=False))
+        outcome = self._infer(Caller(min(self.caller.deadline, limit), may_wait=False))
         if time.monotonic() >= limit:
             pace.surprised()
-            if limit < self._deadline:
+            if limit < self.caller.deadline:
                 # Whatever it is: the guest may have met the limit and made something of it.
                 return False
         else:
@@ -252,14 +265,14 @@ class Submission:
     def run_on_thread(self) -> None:
         """Hands the request to a thread, or lets it wait for one."""
         self._loop = asyncio.get_running_loop()
-        self._job = Job(self._run, self._answer, self._deadline)
+        self._job = Job(self._run, self._answer, self.caller.deadline, self.caller.priority)
         try:
             self._model._lane.submit(self._job)
         except WasmServingError as error:
             self._done(error)
             self._count(error, 0)
             return
-        self._timer = self._loop.call_later(self._deadline - time.monotonic(), self._expire)
+        self._timer = self._loop.call_later(self.caller.deadline - time.monotonic(), self._expire)
 
     def _expire(self) -> None:
         job = self._job
@@ -272,7 +285,7 @@ class Submission:
         """On a pool thread."""
         assert self._job is not None
         waited = time.monotonic() - self._job.queued_at
-        outcome = self._infer(self._caller)
+        outcome = self._infer(self.caller)
         self._answer(outcome)
         self._count(outcome, int(waited * 1e9))
         self._model._pace.ran_on_thread(self._timing.total * 1e-9, shapes_of(self._request))
@@ -298,7 +311,7 @@ class Submission:
         model.metrics.queued(queued_ns * 1e-9)
         total = timing.total + queued_ns
         if isinstance(outcome, InferenceResponse):
-            batched_ns = self._caller.queued_ns
+            batched_ns = self.caller.queued_ns
             queued_ns += batched_ns
             model.statistics.succeeded(
                 total, queued_ns, timing.instantiate, timing.infer - batched_ns, timing.finish

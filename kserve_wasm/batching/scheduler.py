@@ -169,11 +169,7 @@ class BatchScheduler:
         until = caller.deadline
         if batching.queue_timeout:
             until = min(until, time.monotonic() + batching.queue_timeout)
-        priority = 0
-        if batching.priority_levels:
-            priority = (
-                caller.priority or batching.default_priority_level or (batching.priority_levels + 1) // 2
-            )
+        priority = (caller.priority or batching.default_priority_level) if batching.priority_levels else 0
         with self._lock:
             waiting = len(self._queue)
             if waiting >= batching.max_queue_size > 0:
