@@ -350,7 +350,7 @@ class ModelMetrics:
 
     _holders: ClassVar[Multiset[tuple[str, str]]] = Multiset()
     _holders_lock = threading.Lock()
-    _watched: ClassVar[dict[tuple[str, str], dict[Gauge, Callable[[], float]]]] = {}
+    _watched: ClassVar[dict[Gauge, Callable[[], float]]] = {}
 
     def __init__(self, model: str, version: str, predict: Callable[[float], None] | None = None) -> None:
         """Make the metrics of one model version.
@@ -364,6 +364,7 @@ class ModelMetrics:
         with self._holders_lock:
             self._holders[self._labels] += 1
         self._removed = False
+        self._own: list[tuple[Gauge, Callable[[], float]]] = []
         # V1 goes through the SDK, which observes its own histogram.
         self.v1 = ProtocolMetrics(model, version, "v1", None)
         self.v2_rest = ProtocolMetrics(model, version, "v2-rest", predict)
@@ -401,14 +402,14 @@ class ModelMetrics:
 
     def _watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
         gauge.set_function(value)
-        self._watched.setdefault(self._labels, {})[gauge] = value
+        self._watched[gauge] = value
+        self._own.append((gauge, value))
 
     @classmethod
     def refresh(cls) -> None:
         """Write what the watched functions say to where the other workers read it."""
-        for gauges in list(cls._watched.values()):
-            for gauge, value in list(gauges.items()):
-                gauge.set(value())
+        for gauge, value in list(cls._watched.items()):
+            gauge.set(value())
 
     @classmethod
     def holds(cls, model: str, version: str) -> bool:
@@ -421,14 +422,16 @@ class ModelMetrics:
             if self._removed:
                 return
             self._removed = True
+            for gauge, value in self._own:
+                if self._watched.get(gauge) is value:  # no newer load has named its own
+                    del self._watched[gauge]
+                    gauge.set_function(lambda: 0.0)
+                    gauge.set(0)
             self._holders[self._labels] -= 1
             if self._holders[self._labels]:
                 return
             del self._holders[self._labels]
-            gauges = self._watched.pop(self._labels, {})
             if _IN_FILES:
-                for gauge in gauges:
-                    gauge.set(0)
                 return
             for metric in _ALL:
                 metric.remove_by_labels(dict(zip(_MODEL, self._labels, strict=True)))

@@ -212,6 +212,7 @@ _OPTIONS: Readers = {
     "queue_timeout": _duration,
     "max_concurrent_batches": lambda node: node.integer(0, _MAX_CONCURRENT_BATCHES),
     "padding": _padding,
+    "adaptive": Node.boolean,
     **_DYNAMIC,
     "dynamic_batching": _group(_DYNAMIC),
     "batch_wait_timeout_s": _duration,

@@ -50,7 +50,7 @@ class Instances:
     Attributes:
         reuse: keep an instance for further requests. Off by default: what one request leaves in the guest's
             memory would then meet the next.
-        workers: threads that run guests of this model; 0 takes the number of CPUs.
+        workers: threads that run guests of this model; 0 takes the number of CPUs, or what two full batches need.
         queue: requests that may wait for a worker; more are answered with 429.
         inline: run requests that proved quick on the server's event loop. Switch it off for a model whose work
             depends on the values that it gets (a loop's count, a size): one such request would hold the loop.

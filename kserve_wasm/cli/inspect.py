@@ -80,6 +80,7 @@ def describe(path: Path) -> dict[str, Any]:
         "inputs": dump_specs(manifest.inputs) if manifest else [],
         "outputs": dump_specs(manifest.outputs) if manifest else [],
         "graphs": graphs,
+        "batching": dict(manifest.batching) if manifest else {},
         "imports": [{"module": i.module, "name": i.name, "type": type_text(i.type)} for i in module.imports],
         "exports": [{"name": e.name, "type": type_text(e.type)} for e in module.exports],
         "sections": [
@@ -133,6 +134,7 @@ def _print(d: dict[str, Any]) -> None:
         rows.append([graph["name"], graph["encoding"], *_place(graph), graph["digest"]])
         rows += [["", "weights", *_place(weights), weights["digest"]] for weights in graph["weights"]]
     _table("Graphs", rows)
+    _table("Batching", [[key, json.dumps(value)] for key, value in d["batching"].items()])
     _table("Imports", [[i["module"], i["name"], i["type"]] for i in d["imports"]])
     _table("Exports", [[e["name"], e["type"]] for e in d["exports"]])
     _table("Sections", [[s["id"], s["name"], *_place(s)] for s in d["sections"]])

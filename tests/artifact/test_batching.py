@@ -33,6 +33,7 @@ batching:
   default_priority_level: 4
   padding:
     length: {sizes: [32, 128], values: {ids: 1, mask: -0.5}}
+  adaptive: false
 """
 ALL = Batching(
     max_batch_size=64,
@@ -44,6 +45,7 @@ ALL = Batching(
     priority_levels=5,
     default_priority_level=4,
     padding={"length": Padding((32, 128), {"ids": 1.0, "mask": -0.5})},
+    adaptive=False,
     declared=True,
 )
 
@@ -94,7 +96,7 @@ def test_tritons_configuration_means_the_same():
             if key.endswith(("_microseconds", "_level", "_levels")):
                 policy[key] = int(policy[key])  # JSON has no 64-bit numbers, and Protobuf writes text
     ours = yaml.safe_load(OURS)["batching"]
-    said |= {key: ours[key] for key in ("max_concurrent_batches", "padding")}
+    said |= {key: ours[key] for key in ("max_concurrent_batches", "padding", "adaptive")}
     assert batching(yaml.safe_dump({"batching": said})) == {"": ALL}
     # The groups' options may as well stand without dynamic_batching around them.
     flat = {**said, **said.pop("dynamic_batching")}

@@ -7,8 +7,9 @@ import json
 
 import wasmtime
 
+from kserve_wasm.artifact import Manifest
 from kserve_wasm.cli.models import load
-from tests.artifact.modules import CODE, custom, write
+from tests.artifact.modules import CODE, artifact, custom, write
 from tests.cli.test_main import in_process
 
 
@@ -61,6 +62,16 @@ def test_a_directory_is_shown_by_its_highest_version(wasm_model, tmp_path, kserv
     write(tmp_path / "m" / "10" / "model.wasm", wasm_model.read_bytes())
     found = json.loads(kserve_wasm("inspect", tmp_path / "m", "--json").out)
     assert (found["name"], found["path"]) == ("mlp", str(tmp_path / "m" / "10" / "model.wasm"))
+
+
+def test_batching_hints_are_shown(tmp_path, kserve_wasm):
+    hints = {"max_batch_size": 8, "preferred_batch_size": [4]}
+    path = write(tmp_path / "m.wasm", artifact(Manifest("tensor", batching=hints)))
+    assert json.loads(kserve_wasm("inspect", path, "--json").out)["batching"] == hints
+    assert (
+        "Batching\n  max_batch_size        8\n  preferred_batch_size  [4]\n"
+        in kserve_wasm("inspect", path).out
+    )
 
 
 def test_every_kind_of_export_is_named(tmp_path, kserve_wasm):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import onnx
 import pytest
 import wasmtime
 
@@ -230,3 +231,37 @@ def test_a_version_policy_that_cannot_be_met_is_found(wasm_model, tmp_path, kser
     done = kserve_wasm("validate", tmp_path)
     assert done.status == 1
     assert "version_policy names version 2, which is not there" in done.out
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("batching: {max_batch: 8}", "model.yaml, line 1, batching: unknown key 'max_batch'"),
+        ("batching: {graphs: {tokens: {}}}", "the model has no graph of this name, only: 'default'"),
+        (
+            "batching: {padding: {length: {sizes: [8]}}}",
+            "no input of graph 'default' has a dimension 'length'",
+        ),
+    ],
+)
+def test_batching_that_the_model_does_not_allow_is_an_error(wasm_model, tmp_path, kserve_wasm, yaml, message):
+    write(tmp_path / "model.wasm", wasm_model.read_bytes())
+    write(tmp_path / "model.yaml", b"batching: {max_batch_size: 8}")
+    assert kserve_wasm("validate", tmp_path).status == 0
+    write(tmp_path / "model.yaml", yaml.encode())
+    done = kserve_wasm("validate", tmp_path)
+    assert (done.status, done.out.startswith("error: ")) == (1, True)
+    assert message in done.out
+
+
+def test_a_batch_size_for_a_graph_that_has_no_batch_dimension_is_an_error(tmp_path, kserve_wasm):
+    whole = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        agraph (float[3, 2] x) => (float[3, 2] y) { y = Add (x, x) }""")
+    onnx.save(whole, tmp_path / "whole.onnx")
+    (tmp_path / "m").mkdir()
+    assert kserve_wasm("convert", tmp_path / "whole.onnx", "-o", tmp_path / "m" / "model.wasm").status == 0
+    assert kserve_wasm("validate", tmp_path / "m").status == 0
+    write(tmp_path / "m" / "model.yaml", b"batching: {max_batch_size: 8}")
+    done = kserve_wasm("validate", tmp_path / "m")
+    assert done.status == 1
+    assert "the first dimension of input 'x' is 3 and not open" in done.out

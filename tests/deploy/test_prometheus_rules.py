@@ -34,7 +34,7 @@ def test_rules_and_autoscaling_ask_for_metrics_that_the_server_has() -> None:
         for metric in vars(metrics).values()
         if isinstance(metric, MetricWrapperBase)
         for described in metric.describe()
-        for name in (described.name, f"{described.name}_total", f"{described.name}_bucket")
+        for name in (f"{described.name}{suffix}" for suffix in ("", "_total", "_bucket", "_count"))
     }
     (scaling,) = SERVICES["standard"]["spec"]["predictor"]["autoScaling"]["metrics"]
     asked = [rule["expr"] for group in RULES["spec"]["groups"] for rule in group["rules"]]

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from kserve_wasm.artifact import Limits, load_model_dir
-from kserve_wasm.artifact.config import MIB, Instances
+from kserve_wasm.artifact.config import MIB, Batching, Instances
 from tests.deploy.manifests import crd_schema
 from tests.readme.blocks import MARK, Block, blocks, expected, script
 from tests.support.guests import CACHE, ROOT
@@ -102,6 +102,8 @@ def test_the_model_yaml_is_one_and_shows_the_defaults(tmp_path: Path) -> None:
     assert set(yaml.safe_load(text)["limits"]) == set(Limits.__slots__) - {"load_bytes"}
     assert set(yaml.safe_load(text)["instances"]) == set(Instances.__slots__)
     assert config.limits.memory == 256 * MIB
+    assert config.batching[""] == Batching()
+    assert {"preferred_batch_size", "max_queue_delay"} <= set(yaml.safe_load(text)["batching"])
 
 
 def test_the_table_of_flags_has_the_servers_flags_defaults_and_variables(environment: dict[str, str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -273,3 +275,26 @@ def test_removing_twice_does_not_take_anothers_series():
     assert REGISTRY.get_sample_value("kserve_wasm_instances_started_total", labels) == 1
     new.remove()
     assert REGISTRY.get_sample_value("kserve_wasm_instances_started_total", labels) is None
+
+
+def test_a_model_that_is_replaced_is_not_asked_any_more():
+    def depth(graph: str) -> float | None:
+        labels = {"model": "replaced", "version": "1", "graph": graph}
+        return REGISTRY.get_sample_value("kserve_wasm_batch_queue_depth", labels)
+
+    old = ModelMetrics("replaced", "1")
+    waits = {"kept": lambda: 3.0, "gone": lambda: 4.0}
+    for graph, wait in waits.items():
+        old.graph(graph).watch(wait)
+    asked = [weakref.ref(wait) for wait in waits.values()]
+    del waits, wait
+    new = ModelMetrics("replaced", "1")
+    new.graph("kept").watch(lambda: 5.0)
+    assert (depth("kept"), depth("gone")) == (5, 4)
+    old.remove()
+    del old
+    assert (depth("kept"), depth("gone")) == (5, 0)
+    gc.collect()
+    assert [wait() for wait in asked] == [None, None]
+    new.remove()
+    assert (depth("kept"), depth("gone")) == (None, None)
