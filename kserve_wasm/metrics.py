@@ -46,7 +46,7 @@ BATCH_SIZE = Histogram(
 )
 BATCH_QUEUE_SECONDS = Histogram(
     "kserve_wasm_batch_queue_seconds",
-    "Time a computation waited for the run that it was part of",
+    "Time a computation that could not run at once waited for the run that it was part of",
     _GRAPH,
     buckets=_COMPUTE,
 )
@@ -106,6 +106,10 @@ _ALL = (
     IN_FLIGHT,
     QUEUE_DEPTH,
 )
+
+
+_KEPT_SIZES = 256
+"""Sizes whose statistics are kept apart."""
 
 
 @dataclass(slots=True)
@@ -199,7 +203,11 @@ class Statistics:
         self._execution_count += 1
         batch = self._batches.get(batch_size)
         if batch is None:
-            batch = self._batches[batch_size] = _Compute()
+            if (
+                len(self._batches) >= _KEPT_SIZES
+            ):  # clients choose them: the rest are classed by powers of two
+                batch_size = 1 << batch_size.bit_length() - 1
+            batch = self._batches.setdefault(batch_size, _Compute())
         batch.add(input_ns, infer_ns, output_ns)
 
     def failed(self, total_ns: int) -> None:
@@ -311,7 +319,7 @@ class GraphMetrics:
 
         Args:
             batch_size: entries along the first dimension; 1 where the graph has no such thing.
-            queued_ns: how long each computation in it waited, in nanoseconds; 0 for one that did not.
+            queued_ns: how long each computation in it that had to wait did so, in nanoseconds.
             input_ns: nanoseconds to put the inputs together.
             infer_ns: nanoseconds of the run.
             output_ns: nanoseconds to take the outputs apart.

@@ -36,20 +36,20 @@ class BatchQueue(Generic[T]):
 
     Args:
         batching: sizes and delay.
+
+    Attributes:
+        waiting: they, in their order.
     """
 
     def __init__(self, batching: Batching) -> None:
         self._max = batching.max_batch_size
         self._preferred = batching.preferred_batch_size
         self._delay = batching.max_queue_delay
-        self._waiting: list[T] = []
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+        self.waiting: list[T] = []
 
     def add(self, item: T) -> None:
         """Puts ``item`` behind those of its rank and before those of higher ones."""
-        waiting = self._waiting
+        waiting = self.waiting
         if not waiting or waiting[-1].rank < item.rank:
             waiting.append(item)
         else:
@@ -57,7 +57,7 @@ class BatchQueue(Generic[T]):
 
     def remove(self, item: T) -> None:
         """Takes ``item`` out, which must be there."""
-        self._waiting.remove(item)
+        self.waiting.remove(item)
 
     def take(self, now: float, limit: int | None = None, *, ripe: bool = False) -> list[T]:
         """Takes out those that are to run next, together; none while all may still wait for others.
@@ -68,11 +68,11 @@ class BatchQueue(Generic[T]):
             ripe: nobody is to wait any longer.
         """
         passed: set[Hashable] = set()
-        for head in self._waiting:
+        for head in self.waiting:
             if head.until <= now:
                 continue  # it is about to take itself out
             if head.key is None or limit == 1:
-                self._waiting.remove(head)
+                self.waiting.remove(head)
                 return [head]
             if head.key in passed:
                 continue
@@ -80,14 +80,14 @@ class BatchQueue(Generic[T]):
             batch = self._together(head.key, now, min(limit or self._max, self._max), ripe=ripe_now)
             if batch:
                 chosen = set(map(id, batch))
-                self._waiting = [item for item in self._waiting if id(item) not in chosen]
+                self.waiting = [item for item in self.waiting if id(item) not in chosen]
                 return batch
             passed.add(head.key)
         return []
 
     def _together(self, key: Hashable, now: float, limit: int, *, ripe: bool) -> list[T]:
         """Those with ``key`` that make the best size; none when it is better to wait."""
-        fitting = [item for item in self._waiting if item.key == key and item.until > now]
+        fitting = [item for item in self.waiting if item.key == key and item.until > now]
         rows = sum(item.rows for item in fitting)
         target = max((size for size in self._preferred if size <= min(rows, limit)), default=0)
         if not target:
@@ -107,7 +107,7 @@ class BatchQueue(Generic[T]):
 
     def ripe_at(self) -> float:
         """``time.monotonic()`` seconds at which somebody has waited long enough; infinity when nobody waits."""
-        return min((item.since for item in self._waiting), default=math.inf) + self._delay
+        return min((item.since for item in self.waiting), default=math.inf) + self._delay
 
 
 def _rank(item: Waiting) -> tuple[int, int]:

@@ -121,7 +121,7 @@ class BatchScheduler:
         self._arrivals = count()
         self._lock = threading.Lock()  # held to look and count, never while the graph runs
         self._idle = threading.Condition(self._lock)
-        metrics.watch(lambda: len(self._queue))
+        metrics.watch(lambda: len(self._queue.waiting))
 
     @property
     def graph(self) -> Graph:
@@ -135,11 +135,12 @@ class BatchScheduler:
 
     def compute(self, inputs: Mapping[str, Tensor], caller: Caller) -> Mapping[str, Tensor]:
         """Runs the graph on ``inputs``; see :class:`~kserve_wasm.batching.base.GraphScheduler`."""
-        caller.check()
+        if caller.cancelled:
+            caller.check()
         with self._lock:
             if self._closed:
                 raise ModelNotReady(f"graph '{self._graph.name}' is closed")
-            at_once = not caller.may_wait or (self._running < self._slots() and not self._queue)
+            at_once = not caller.may_wait or (self._running < self._slots() and not self._queue.waiting)
             if at_once:
                 self._running += 1
         if not at_once:
@@ -147,8 +148,12 @@ class BatchScheduler:
         try:
             return self._run_alone(inputs, caller)
         finally:
+            leader = None
             with self._lock:
-                leader = self._hand_on()
+                if self._queue.waiting or self._closed:
+                    leader = self._hand_on()
+                else:
+                    self._running -= 1
             if leader is not None:
                 leader.turn.release()
 
@@ -158,7 +163,7 @@ class BatchScheduler:
             self._closed = True
             while (leader := self._claim()) is not None:  # nobody is to wait for others any more
                 leader.turn.release()
-            self._idle.wait_for(lambda: not self._running and not self._queue)
+            self._idle.wait_for(lambda: not self._running and not self._queue.waiting)
         self._graph.close()
 
     # --- Waiting
@@ -171,7 +176,7 @@ class BatchScheduler:
             until = min(until, time.monotonic() + batching.queue_timeout)
         priority = (caller.priority or batching.default_priority_level) if batching.priority_levels else 0
         with self._lock:
-            waiting = len(self._queue)
+            waiting = len(self._queue.waiting)
             if waiting >= batching.max_queue_size > 0:
                 self._metrics.rejected("queue_full")
                 raise QueueFull(
@@ -270,7 +275,7 @@ class BatchScheduler:
 
         The latest deadline leads: the run may take until then, and the others may leave before.
         """
-        if not self._queue:
+        if not self._queue.waiting:
             return None
         batch = self._queue.take(time.monotonic(), self._gain.limit, ripe=self._closed)
         if not batch:
@@ -293,7 +298,7 @@ class BatchScheduler:
         return leader
 
     def _run_alone(
-        self, inputs: Mapping[str, Tensor], caller: Caller, waited_ns: int = 0
+        self, inputs: Mapping[str, Tensor], caller: Caller, waited_ns: Sequence[int] = ()
     ) -> Mapping[str, Tensor]:
         began = time.perf_counter_ns()
         try:
@@ -304,7 +309,7 @@ class BatchScheduler:
         took = time.perf_counter_ns() - began
         rows = self._merging.rows(inputs)
         self._gain.ran(rows, took * 1e-9)
-        self._metrics.executed(rows, (waited_ns,), 0, took, 0)
+        self._metrics.executed(rows, waited_ns, 0, took, 0)
         return outputs
 
     def _lead(self, leader: _Request, batch: list[_Request]) -> None:
@@ -317,7 +322,7 @@ class BatchScheduler:
         run: Run | None = None
         try:
             if len(batch) == 1:
-                outcomes = [self._run_alone(leader.inputs, leader.caller, waited[0])]
+                outcomes = [self._run_alone(leader.inputs, leader.caller, waited)]
             else:
                 run = self._run_merged(batch, leader.caller.deadline)
                 outcomes = run.outcomes

@@ -49,6 +49,11 @@ class GuestPool:
         """Threads that there are."""
         return self._threads
 
+    @property
+    def idle(self) -> int:
+        """Threads of them that wait for work."""
+        return len(self._idle)
+
     def run(self, work: Callable[[], None]) -> None:
         """Runs ``work`` on one of the threads, at once or when one is free. It must not raise.
 

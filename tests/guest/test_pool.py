@@ -127,15 +127,14 @@ def test_a_job_that_is_taken_back_does_not_run() -> None:
 
 
 def test_idle_threads_are_used_before_new_ones_are_started() -> None:
-    before = threading.active_count()
-    lane = Lane(GuestPool(1000), 1000, 10)
+    pool = GuestPool(1000)
+    lane = Lane(pool, 1000, 10)
     for _ in range(100):
         done = threading.Event()
         lane.submit(job(done.set))
         assert done.wait(30)
-        wait_for(lambda: lane.running == 0, "the thread is idle again")
-    # One thread would do; now and then a job comes before the thread has counted the last one out.
-    assert threading.active_count() - before <= 50
+        wait_for(lambda: pool.idle == pool.threads, "the thread is idle again")
+    assert pool.threads == 1
 
 
 def test_the_most_urgent_of_those_that_wait_runs_first_and_of_equals_the_first_to_come() -> None:
