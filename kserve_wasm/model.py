@@ -71,6 +71,7 @@ class WasmModel(Model):  # type: ignore[misc]
         self.metrics = ModelMetrics(self.name, self.version, observe)
         self.guest = GuestModel(config, cache, self.metrics, open_scheduler=open_scheduler)
         self.leases = 0
+        self._priorities = config.priorities
         self._pace = Pace()
         self._pool = pool
         self._lane = Lane(pool, 1, config.instances.queue)
@@ -154,12 +155,11 @@ class WasmModel(Model):  # type: ignore[misc]
     def _read_urgency(self, request: InferenceRequest, caller: Caller) -> None:
         """Puts into ``caller`` what model and request say of its deadline and priority."""
         timeout = self.config.limits.timeout
+        levels, default = self._priorities
+        caller.priority = default
         if request.parameters:
-            batching = self.config.batching_of("")
             timeout = min(timeout, timeout_of(request.parameters))
-            caller.priority = priority_of(
-                request.parameters, batching.priority_levels, batching.default_priority_level
-            )
+            caller.priority = priority_of(request.parameters, levels, default)
         caller.deadline = min(caller.deadline, time.monotonic() + timeout)
 
     def _may_run_inline(self, request: InferenceRequest) -> bool:

@@ -155,9 +155,9 @@ class ModelConfig:
 
     @property
     def priorities(self) -> tuple[int, int]:
-        """How many levels of priority a request may name, the most that a graph knows, and which one it has without.
+        """How many levels of priority a request may name, and which it has when it names none; 0 and 0: it may not.
 
-        Both are 0 where no graph knows any.
+        They are those of the graph that knows the most, or the general ones.
         """
-        known = [self.batching_of(graph.name) for graph in self.graphs]
-        return max(((b.priority_levels, b.default_priority_level) for b in known), default=(0, 0))
+        known = [self.batching_of(name) for name in ("", *(graph.name for graph in self.graphs))]
+        return max((batching.priority_levels, batching.default_priority_level) for batching in known)
