@@ -1,6 +1,7 @@
 """Batching beneath the sandbox, in process: guests in many threads, each batch merged from their ``compute`` calls.
 
-Usage: ``python hack/bench/batching.py [--rounds 5] [--seconds 1] [--models wide,deep,…] [--cpus one,all] [--quick]``
+Usage: ``python hack/bench/batching.py [--rounds 5] [--seconds 1] [--models wide,deep,…]
+[--threads 1,8,32,128] [--cpus one,all] [--quick]``
 
 Each of N threads asks for the answer to one row, in a fresh sandbox, as soon as it has the last one: batched (the
 defaults) and unbatched (``max_batch_size: 1``), by turns. ``session.run`` alone, in one thread, in batches of the sizes
@@ -183,7 +184,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean little")
     args = parser.parse_args()
     if args.quick:
-        args.rounds, args.seconds = 1, 0.1
+        args.rounds, args.seconds, args.models, args.threads = 1, 0.1, "wide,mlp", "1,32"
     args.models = args.models.split(",")
     args.threads = [int(n) for n in args.threads.split(",")]
     for cpus in args.cpus.split(","):

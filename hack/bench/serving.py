@@ -1,6 +1,6 @@
 """Batching over gRPC and REST against no batching, a plain ``kserve.Model`` and MLServer's adaptive batching.
 
-Usage: ``python hack/bench/serving.py [--rounds 5] [--seconds 2] [--models wide,deep,…] [--clients 1,8,32,128]
+Usage: ``python hack/bench/serving.py [--rounds 3] [--seconds 2] [--models wide,deep,…] [--clients 1,8,32,128]
 [--protocols gRPC,REST] [--quick]``
 
 The same ONNX and one thread of ONNX Runtime for every server; one CPU for the server, one for the client, no access
@@ -76,7 +76,7 @@ def _batches(server: Server, model: str) -> tuple[int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2, help="of a round of one server, roughly")
     parser.add_argument("--models", default=",".join(BATCHABLE))
     parser.add_argument("--clients", default="1,8,32,128")
@@ -85,7 +85,7 @@ def main() -> None:
     args = parser.parse_args()
     require_h2load()
     if args.quick:
-        args.rounds, args.seconds = 1, 0.1
+        args.rounds, args.seconds, args.models, args.clients = 1, 0.1, "wide", "1,32"
     print(
         "| graph | protocol | clients | server | requests /s | p50 ms | p99 ms "
         "| batched: requests | batched: p99 | mean batch |\n" + "|---" * 10 + "|"
