@@ -76,8 +76,7 @@ class BatchQueue(Generic[T]):
                 return [head]
             if head.key in passed:
                 continue
-            ripe_now = ripe or now >= head.since + self._delay
-            batch = self._together(head.key, now, min(limit or self._max, self._max), ripe=ripe_now)
+            batch = self._together(head.key, now, min(limit or self._max, self._max), ripe=ripe)
             if batch:
                 chosen = set(map(id, batch))
                 self.waiting = [item for item in self.waiting if id(item) not in chosen]
@@ -91,7 +90,8 @@ class BatchQueue(Generic[T]):
         rows = sum(item.rows for item in fitting)
         target = max((size for size in self._preferred if size <= min(rows, limit)), default=0)
         if not target:
-            if not ripe and rows < limit:
+            # A more urgent one may have come later: who waited longest counts.
+            if not ripe and rows < limit and now < min(item.since for item in fitting) + self._delay:
                 return []
             target = limit
         batch: list[T] = []

@@ -197,7 +197,9 @@ class BatchScheduler:
         try:
             while request.state is not _State.DONE:
                 if not request.turn.acquire(timeout=self._patience(request)):
+                    # Even when it is to lead now: who says so releases its turn, which must not stay released.
                     self._at_time(request)
+                    continue
                 batch, request.batch = request.batch, None
                 if batch is not None:
                     self._lead(request, batch)
@@ -205,10 +207,13 @@ class BatchScheduler:
             caller.on_cancel(None)
         while not request.memory_free:  # it is read at this moment
             time.sleep(_STAGING_POLL)
-        outcome = request.outcome
+        outcome, request.outcome = request.outcome, None
         assert outcome is not None
         if isinstance(outcome, Exception):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome  # its traceback holds this frame: a cycle would keep the tensors
         return outcome
 
     def _patience(self, request: _Request) -> float:
@@ -332,6 +337,7 @@ class BatchScheduler:
             # Of several nobody knows yet whose fault it was: they are run again, each alone.
             outcomes = [error] if len(batch) == 1 else None
         self._settle(leader, batch, outcomes)
+        outcomes = None  # an error's traceback holds this frame
         if run is not None:
             rows = sum(request.rows for request in batch)
             if run.infer_ns:
@@ -355,6 +361,7 @@ class BatchScheduler:
     def _settle(self, leader: _Request, batch: list[_Request], outcomes: Sequence[Outcome] | None) -> None:
         """Hands out ``outcomes``; without them, each request is run again alone, so that only the culprit fails."""
         told = []
+        now = time.monotonic()
         with self._lock:
             for i, request in enumerate(batch):
                 request.memory_free = True
@@ -362,6 +369,7 @@ class BatchScheduler:
                     continue  # it left
                 if outcomes is None:
                     request.key = None
+                    request.since = now
                     request.until = request.caller.deadline
                     request.state = _State.QUEUED
                     self._queue.add(request)

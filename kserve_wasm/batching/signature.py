@@ -46,7 +46,7 @@ class BatchSignature:
         """How ``inputs`` fit into a batch; None when they do not, or are not what the graph takes: to be run alone."""
         if len(inputs) != len(self.inputs):
             return None
-        rows = 0
+        rows = -1
         shapes = []
         for spec in self.inputs:
             tensor = inputs.get(spec.name)
@@ -54,7 +54,7 @@ class BatchSignature:
                 return None
             shape = tensor.shape
             if rows != shape[0]:
-                if rows:
+                if rows >= 0:
                     return None
                 rows = shape[0]
             shapes.append(shape[1:])

@@ -45,7 +45,8 @@ def stack(
         requests: their inputs by name, of the buffers' dtypes. Without ``padding`` all dimensions but the first are
             the buffers'; with it they may be smaller.
         buffers: by input, arrays with room for all rows.
-        padding: what fills the room behind smaller tensors, by input; 0 for those that it does not name.
+        padding: what fills the room behind smaller tensors, by input; 0 for those that it does not name, and nothing
+            (``b""``) for ``BYTES``.
 
     Returns:
         Views of the buffers, as long as all requests together.
@@ -59,7 +60,7 @@ def stack(
             if padding is None or array.shape[1:] == buffer.shape[1:]:
                 buffer[at:end] = array
             else:
-                buffer[at:end] = padding.get(name, 0)
+                buffer[at:end] = b"" if buffer.dtype.hasobject else padding.get(name, 0)
                 corner = (slice(None), *map(slice, array.shape[1:]))
                 buffer[at:end][corner] = array
             at = end

@@ -17,6 +17,9 @@ Buffers: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 """The shape of each input in the graph's order, without the first dimension."""
 
+_KEPT = 64
+"""Buffers kept at most: clients choose the shapes, and one with a 0 in it takes no bytes."""
+
 
 class Staging:
     """Buffers for batches of one graph: made once, used by run after run. Thread-safe.
@@ -59,7 +62,7 @@ class Staging:
         with self._lock:
             self._kept.append((shapes, buffers))
             self._kept_bytes += size
-            while self._kept_bytes > self._max_bytes:
+            while self._kept_bytes > self._max_bytes or len(self._kept) > _KEPT:
                 self._kept_bytes -= self._bytes(self._kept.pop(0)[0])
 
     def _bytes(self, shapes: Shapes) -> int:
