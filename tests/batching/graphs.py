@@ -26,6 +26,7 @@ class NumpyGraph:
 
     Attributes:
         runs: the number of entries in each run, in the order in which they began.
+        active: the inputs of each run that has not ended.
         most: runs there were at a time, at most.
         gate: a run waits until it is set; set at first.
         began: released once for every run that began.
@@ -49,11 +50,11 @@ class NumpyGraph:
         self.outputs = tuple(outputs)
         self.function = function
         self.runs: list[int] = []
+        self.active: list[Values] = []
         self.most = 0
         self.gate = threading.Event()
         self.gate.set()
         self.began = threading.Semaphore(0)
-        self._running = 0
         self._closed = False
         self._lock = threading.Lock()
 
@@ -62,22 +63,24 @@ class NumpyGraph:
         with self._lock:
             if self._closed:
                 raise ModelNotReady("graph 'numpy' is closed")
-            self._running += 1
-            self.most = max(self.most, self._running)
+            self.active.append(inputs)
+            self.most = max(self.most, len(self.active))
             self.runs.append(inputs[self.inputs[0].name].shape[0])
         self.began.release()
         try:
+            if time.monotonic() >= deadline:
+                raise DeadlineExceeded("graph 'numpy': the deadline passed before the run")
             if not self.gate.wait(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)):
                 raise DeadlineExceeded("graph 'numpy': the deadline passed during the run")
             return self.function(inputs)
         finally:
             with self._lock:
-                self._running -= 1
+                self.active = [other for other in self.active if other is not inputs]
 
     def close(self) -> None:
         """Refuses further runs."""
         with self._lock:
-            assert not self._running, "closed during a run"
+            assert not self.active, "closed during a run"
             self._closed = True
 
 

@@ -25,7 +25,7 @@ from tests.batching.threads import Computation, until, waits
 def hold(scheduler: BatchScheduler, graph: NumpyGraph, caller: Caller | None = None) -> Computation:
     """A computation that runs until ``graph.gate`` is set."""
     graph.gate.clear()
-    blocker = Computation(scheduler, fp32([0]), caller)
+    blocker = Computation(scheduler, fp32([0]), caller).start()
     assert graph.began.acquire(timeout=60)
     return blocker
 
@@ -35,7 +35,7 @@ def queue(scheduler: BatchScheduler, *inputs: Mapping[str, Tensor], **caller: fl
     waiting = []
     for one in inputs:
         before = waits(scheduler)
-        waiting.append(Computation(scheduler, one, Caller(**caller)))
+        waiting.append(Computation(scheduler, one, Caller(**caller)).start())
         until(lambda before=before: waits(scheduler) > before, "a computation in the queue")
     return waiting
 
@@ -81,7 +81,7 @@ def test_no_more_runs_at_a_time_than_slots(schedule: Schedule) -> None:
     graph = NumpyGraph()
     scheduler = schedule(graph, slots=2, max_batch_size=2)
     graph.gate.clear()
-    computations = [Computation(scheduler, fp32([i])) for i in range(8)]
+    computations = [Computation(scheduler, fp32([i])).start() for i in range(8)]
     until(lambda: waits(scheduler) == 6, "all others in the queue")
     graph.gate.set()
     assert [c.result().item() for c in computations] == [2 * i + 1 for i in range(8)]
@@ -95,7 +95,7 @@ def test_a_thread_that_must_not_wait_runs_at_once_and_alone(schedule: Schedule) 
     scheduler = schedule(graph)
     blocker = hold(scheduler, graph)
     (waiting,) = queue(scheduler, fp32([1]))
-    urgent = Computation(scheduler, fp32([2]), Caller(may_wait=False))
+    urgent = Computation(scheduler, fp32([2]), Caller(may_wait=False)).start()
     assert graph.began.acquire(timeout=60)
     assert graph.runs == [1, 1]
     graph.gate.set()

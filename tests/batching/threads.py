@@ -19,27 +19,38 @@ PATIENCE = 60.0
 
 
 class Computation:
-    """One call of ``compute`` on a thread of its own.
+    """One call of ``compute`` on a thread of its own, which calls ``then`` as soon as it has the answer.
 
     Attributes:
         answers: what it returned or raised; exactly one thing.
     """
 
     def __init__(
-        self, scheduler: GraphScheduler, inputs: Mapping[str, Tensor], caller: Caller | None = None
+        self,
+        scheduler: GraphScheduler,
+        inputs: Mapping[str, Tensor],
+        caller: Caller | None = None,
+        then: Callable[[], None] | None = None,
     ) -> None:
         self.caller = Caller() if caller is None else caller
         self.inputs = inputs
         self.answers: list[Mapping[str, Tensor] | BaseException] = []
         self._scheduler = scheduler
+        self._then = then
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> Computation:
+        """Starts it."""
         self._thread.start()
+        return self
 
     def _run(self) -> None:
         try:
             self.answers.append(self._scheduler.compute(self.inputs, self.caller))
         except BaseException as error:
             self.answers.append(error)
+        if self._then is not None:
+            self._then()
 
     def join(self, seconds: float = PATIENCE) -> None:
         """Waits until it is answered; fails with every thread's stack when it is not."""
