@@ -13,6 +13,7 @@ MAX_BATCH_SIZE = 65_536
 _MAX_QUEUE_SIZE = 2**31
 _MAX_CONCURRENT_BATCHES = 1024
 _MAX_PRIORITY_LEVELS = 1024
+_MAX_DIMENSION = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,12 @@ def _by_field(node: Node, values: Mapping[str, Any]) -> dict[str, Option]:
     return found
 
 
-def _ascending(node: Node) -> tuple[int, ...]:
-    sizes = tuple(item.integer(1, MAX_BATCH_SIZE) for item in node.items())
+def _batch_sizes(node: Node) -> tuple[int, ...]:
+    return _ascending(node, MAX_BATCH_SIZE)
+
+
+def _ascending(node: Node, maximum: int) -> tuple[int, ...]:
+    sizes = tuple(item.integer(1, maximum) for item in node.items())
     if list(sizes) != sorted(set(sizes)):
         node.fail(f"expected ascending sizes, got {list(sizes)}")
     return sizes
@@ -148,7 +153,7 @@ def _padding(node: Node) -> dict[str, Padding]:
 
 
 def _sizes(node: Node) -> tuple[int, ...]:
-    return _ascending(node) or node.fail("expected at least one size")
+    return _ascending(node, _MAX_DIMENSION) or node.fail("expected at least one size")
 
 
 def _values(node: Node) -> dict[str, float]:
@@ -196,7 +201,7 @@ _POLICY: Readers = {
     "allow_timeout_override": _NOT_HEEDED["allow_timeout_override"],
 }
 _DYNAMIC: Readers = {
-    "preferred_batch_size": _ascending,
+    "preferred_batch_size": _batch_sizes,
     "max_queue_delay_microseconds": _microseconds,
     "preserve_ordering": _NOT_HEEDED["preserve_ordering"],
     "priority_levels": lambda node: node.integer(0, _MAX_PRIORITY_LEVELS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -142,10 +143,10 @@ class Node:
 
     def number(self) -> float:
         """A finite number."""
-        value = float(self._expect(int) if isinstance(self.value, int) else self._expect(float))
-        if not math.isfinite(value):
+        value = self._expect(int) if isinstance(self.value, int) else self._expect(float)
+        if not abs(value) <= sys.float_info.max:
             self.fail(f"expected a finite number, got {_show(self.value)}")
-        return value
+        return float(value)
 
     def seconds(self, *, zero: bool = False) -> float:
         """A duration above zero, or of zero where that may be: seconds, or text such as ``2ms``."""
