@@ -32,7 +32,7 @@ batching:
   priority_levels: 5
   default_priority_level: 4
   padding:
-    length: {sizes: [32, 128], values: {ids: 1, mask: -0.5}}
+    length: {sizes: [32, 160000], values: {ids: 1, mask: -0.5}}
   adaptive: false
 """
 ALL = Batching(
@@ -44,7 +44,7 @@ ALL = Batching(
     max_concurrent_batches=3,
     priority_levels=5,
     default_priority_level=4,
-    padding={"length": Padding((32, 128), {"ids": 1.0, "mask": -0.5})},
+    padding={"length": Padding((32, 160_000), {"ids": 1.0, "mask": -0.5})},
     adaptive=False,
     declared=True,
 )
@@ -272,6 +272,10 @@ def test_every_mistake_has_a_line():
 @pytest.mark.parametrize(
     ("hints", "message"),
     [
+        (
+            f'{{"padding": {{"n": {{"sizes": [1], "values": {{"x": {10**400}}}}}}}}}',
+            "padding.n.values.x: expected a finite number, got 1000",
+        ),
         ('{"max_size": 8}', "manifest, batching: unknown key 'max_size'"),
         ('{"max_batch_size": "8"}', "manifest, batching.max_batch_size: expected an integer, got '8'"),
         (
