@@ -27,6 +27,7 @@ from kserve_wasm.batching import BatchScheduler, Caller
 from kserve_wasm.errors import (
     BackendError,
     DeadlineExceeded,
+    InvalidRequest,
     ModelNotReady,
     QueueFull,
     RequestCancelled,
@@ -180,7 +181,7 @@ class Asked:
         elif isinstance(outcome, ModelNotReady):
             assert world.closing is not None
         else:
-            assert isinstance(outcome, BackendError), repr(outcome)
+            assert isinstance(outcome, BackendError | InvalidRequest), repr(outcome)
             assert spec.fails, f"another's error: {outcome}"
             assert re.search(world.failure.format(self.own.min()), str(outcome))
 
