@@ -21,12 +21,13 @@ from kserve_wasm.errors import DeadlineExceeded, GuestError, ModelNotReady, Wasm
 from kserve_wasm.guest import GuestModel, Timing
 from kserve_wasm.guest.pace import INLINE_BUDGET, INLINE_BYTES, Pace, Shapes
 from kserve_wasm.guest.pool import GuestPool, Job, Lane
-from kserve_wasm.metrics import ModelMetrics, Statistics
+from kserve_wasm.metrics import ModelMetrics
 from kserve_wasm.protocol.checks import check_inputs, check_outputs, priority_of, timeout_of
 from kserve_wasm.protocol.codec_threads import in_codec_thread
 from kserve_wasm.protocol.kserve_types import from_infer_request, to_infer_response
 from kserve_wasm.protocol.v1 import decode_v1, encode_v1
 from kserve_wasm.request import InferenceRequest, InferenceResponse
+from kserve_wasm.statistics import Statistics
 from kserve_wasm.tensors import TensorSpec
 
 logger = logging.getLogger(__name__)

@@ -118,7 +118,7 @@ class Worker:
 
     async def statistics(self, models: Sequence[WasmModel]) -> list[dict[str, Any]]:
         """Give the statistics of ``models``, summed over the workers that answer in time."""
-        from kserve_wasm.metrics import add_statistics
+        from kserve_wasm.statistics import add_statistics
 
         rows = statistics_rows(models)
         others: dict[tuple[str, str], list[dict[str, Any]]] = {}

@@ -15,7 +15,8 @@ import tritonclient.grpc as triton
 from prometheus_client import REGISTRY
 from tritonclient.utils import InferenceServerException
 
-from kserve_wasm.metrics import ModelMetrics, Statistics
+from kserve_wasm.metrics import ModelMetrics
+from kserve_wasm.statistics import Statistics
 from tests.backends import models as onnx_models
 from tests.server import models
 from tests.server.process import Server

@@ -22,9 +22,9 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from kserve_wasm.metrics import Statistics, add_statistics
 from kserve_wasm.server.settings import count_workers
 from kserve_wasm.server.workers import reserve
+from kserve_wasm.statistics import Statistics, add_statistics
 from tests.backends import models as onnx_models
 from tests.backends.models import mlp_oracle
 from tests.server import models
