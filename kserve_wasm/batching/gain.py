@@ -6,89 +6,115 @@ of a run.
 
 from __future__ import annotations
 
+import time
+
 HANDOVER = 25e-6
 """Seconds that it costs a computation to wait, be woken, and have its tensors moved: what merging has to win back."""
 
+_BETTER = 0.9
+"""What an entry's time must come down to, for another size to be better."""
+_SAMPLES = 3
+"""Runs of a size before it is judged: the first ones grow the framework's memory."""
 _FORGET = 1.05
 """The quickest run of a size counts this much slower with every later one: machines and their neighbours change."""
-_WORTH = 0.95
-_SAMPLES = 3
-"""Runs of a size before it is believed to be slow: the first ones grow the framework's memory."""
-_FIRST_PAUSE, _LAST_PAUSE = 64, 8192
+_FIRST_PAUSE, _LAST_PAUSE = 1.0, 300.0
+"""Seconds until sizes that were no better are tried again: doubled each time."""
 
 
 class Gain:
-    """Learns from the time of each run how many entries along the first dimension are best run together.
+    """Learns from the times of runs how many entries along the first dimension are best run together.
 
-    Sizes are classed by powers of two. For each class the quickest run per entry counts, because a run's time includes
-    waiting for the interpreter lock and for other processes. Where merging is found not to pay, or large batches not,
-    they are tried again after 64 runs, then after 128, 256 … up to 8192. Not thread-safe by itself; lost updates do no
-    harm.
-
-    Attributes:
-        limit: entries to run together at most; 1: each request alone.
+    Sizes are classed by powers of two. First each request runs alone; then the limit is two or three entries, and it is
+    doubled as long as larger runs take less time for an entry than smaller ones. So a graph that gains nothing shows it
+    at little cost. Of each class
+    the quickest run counts, because a run's time includes waiting for the interpreter lock and for other processes.
+    Lost updates, when several threads count at once, do no harm.
 
     Args:
         max_batch_size: entries in the largest batch.
         adaptive: whether the limit follows what is learnt.
+
+    Attributes:
+        limit: entries to run together at most; 1: each request alone.
+        alone: seconds of the smallest runs, at their quickest; 0 before it is known.
     """
 
-    __slots__ = ("_adaptive", "_best", "_max", "_pause", "_samples", "_until_trial", "limit")
+    __slots__ = (
+        "_adaptive",
+        "_best",
+        "_growing",
+        "_max",
+        "_pause",
+        "_resume",
+        "_samples",
+        "_smallest",
+        "alone",
+        "limit",
+    )
 
     def __init__(self, max_batch_size: int, *, adaptive: bool = True) -> None:
-        self._adaptive = adaptive
-        self.limit = self._max = max_batch_size
-        classes = max_batch_size.bit_length() + 1
-        self._best = [0.0] * classes  # seconds per entry by class; 0: not known
-        self._samples = [0] * classes
+        self._max = max_batch_size
+        self._adaptive = adaptive and max_batch_size > 1
+        self._best = [0.0] * (max_batch_size.bit_length() + 1)  # seconds for an entry by class; 0: not known
+        self._samples = [0] * len(self._best)
+        self._smallest = len(self._best)  # the class of the requests themselves
         self._pause = _FIRST_PAUSE
-        self._until_trial = 0
-
-    @property
-    def alone(self) -> float:
-        """Seconds that one entry takes alone, at its quickest; 0 before it is known."""
-        return self._best[1]
+        self._resume = 0.0
+        self._growing = True
+        self.limit = 1 if adaptive else max_batch_size
+        self.alone = 0.0
 
     def ran(self, rows: int, seconds: float) -> None:
         """Counts a run of ``rows`` entries that took ``seconds``."""
-        if not 0 < rows <= self._max:
-            return
         size = rows.bit_length()
-        each = seconds / rows
-        best = self._best[size]
-        self._best[size] = min(each, best * _FORGET) if best else each
+        if not 0 < size < len(self._best):
+            return
+        each, best = seconds / rows, self._best[size]
+        best = self._best[size] = min(each, best * _FORGET) if best else each
         self._samples[size] += 1
-        if self._until_trial:
-            self._until_trial -= 1
-            if self._until_trial == 0:
-                self._samples = [0] * len(self._samples)
-                self._pause = min(2 * self._pause, _LAST_PAUSE)
-                self.limit = self._max
-        elif self._adaptive:
-            self._judge()
+        if size <= self._smallest:
+            self._smallest = size
+            self.alone = best * (1 << size - 1)
+        if not self._adaptive:
+            return
+        if self._growing:
+            self._grow(size)
+        elif self.limit < self._max and time.monotonic() >= self._resume:
+            self._try_again()
 
-    def _judge(self) -> None:
-        """Sets the limit to the best size, as far as sizes are known."""
-        alone = self._best[1]
-        if not alone:
+    def _grow(self, size: int) -> None:
+        """Raises the limit by a class when its largest proves better than the next smaller, or ends the growth."""
+        if self._samples[size] < _SAMPLES:
             return
-        if alone * _WORTH <= HANDOVER:
-            self._set_limit(1)
-            return
-        tried = [
-            size for size in range(2, len(self._best)) if self._samples[size] >= _SAMPLES and self._best[size]
-        ]
-        if not tried:
-            return
-        best = min(tried, key=self._best.__getitem__)
-        largest = tried[-1]
-        if self._best[best] + HANDOVER > _WORTH * alone:
-            self._set_limit(1)
-        elif self._best[best] < _WORTH * self._best[largest]:
-            self._set_limit((1 << best) - 1)
-        else:
-            self._pause = _FIRST_PAUSE
+        largest = self.limit.bit_length()
+        if size == self._smallest and self.alone * _BETTER <= HANDOVER:
+            self._settle()  # there is nothing to win
+        elif size >= largest:  # a request may have more entries by itself
+            smaller = max((c for c in range(1, size) if self._best[c]), default=0)
+            if self.limit == self._max or (smaller and self._best[size] > _BETTER * self._best[smaller]):
+                self._settle()
+            else:
+                self.limit = self._up_to(size + 1)
 
-    def _set_limit(self, limit: int) -> None:
-        self.limit = limit
-        self._until_trial = self._pause
+    def _settle(self) -> None:
+        """Takes the best size that is known, until sizes are tried again."""
+        smallest = self._smallest
+        alone = self._best[smallest]
+        handover = HANDOVER / (1 << smallest - 1)  # for an entry
+        best, size = min((each, size) for size, each in enumerate(self._best) if each)
+        self.limit = self._up_to(size) if size > smallest and best + handover <= _BETTER * alone else 1
+        self._growing = False
+        self._resume = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LAST_PAUSE)
+
+    def _try_again(self) -> None:
+        larger = max(2, self.limit.bit_length() + 1)
+        for size in range(larger, len(self._best)):
+            self._best[size] = 0.0
+            self._samples[size] = 0
+        self.limit = self._up_to(larger)
+        self._growing = True
+
+    def _up_to(self, size: int) -> int:
+        """The largest number of entries in the class ``size``."""
+        return min((1 << size) - 1, self._max)

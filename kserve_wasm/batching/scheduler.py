@@ -263,7 +263,7 @@ class BatchScheduler:
         if self._gain.limit > 1:
             return self._merged_slots
         # Without a batch to fill, waiting only costs; but large graphs' memory is not for any number of runs.
-        return _QUICK_SLOTS if self._gain.alone < _QUICK else 2 * self._merged_slots
+        return _QUICK_SLOTS if 0 < self._gain.alone < _QUICK else 2 * self._merged_slots
 
     def _claim(self) -> _Request | None:
         """Takes a free slot for those that wait, if they need not wait for others; returns who is to be woken.
