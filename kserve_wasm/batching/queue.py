@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import insort
 from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
@@ -104,10 +103,6 @@ class BatchQueue(Generic[T]):
                 if room <= 0:
                     break
         return batch
-
-    def ripe_at(self) -> float:
-        """``time.monotonic()`` seconds at which somebody has waited long enough; infinity when nobody waits."""
-        return min((item.since for item in self.waiting), default=math.inf) + self._delay
 
 
 def _rank(item: Waiting) -> tuple[int, int]:

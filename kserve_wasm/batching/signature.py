@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from kserve_wasm.artifact.config import Batching
+import numpy as np
+
+from kserve_wasm.artifact.config import Batching, Padding
 from kserve_wasm.errors import ModelLoadError
-from kserve_wasm.tensors import Tensor, TensorSpec
+from kserve_wasm.tensors import DType, Tensor, TensorSpec
 
 
 class Fit(NamedTuple):
@@ -103,14 +106,8 @@ def batch_signature(
     if batching.max_batch_size <= 1:
         return None
     reason = _obstacle(inputs, outputs)
-    dims = {dim for spec in inputs for dim in spec.shape[1:]}
-    unknown = [dim for dim in batching.padding if dim not in dims]
-    if unknown:
-        known = ", ".join(sorted(f"'{dim}'" for dim in dims if isinstance(dim, str))) or "none"
-        raise ModelLoadError(
-            f"batching.padding: no input of graph '{name}' has a dimension '{unknown[0]}' after its first; "
-            f"those with a name are: {known}"
-        )
+    for dim in batching.padding:
+        _check_padding(name, inputs, dim, batching.padding[dim])
     if reason is None:
         return BatchSignature(inputs, outputs, batching)
     if batching.declared:
@@ -119,6 +116,43 @@ def batch_signature(
             f"{reason}; leave it out, or set it to 1"
         )
     return None
+
+
+def _check_padding(name: str, inputs: Sequence[TensorSpec], dim: str, padding: Padding) -> None:
+    padded = {spec.name: spec.dtype for spec in inputs if dim in spec.shape[1:]}
+    if not padded:
+        known = {d for spec in inputs for d in spec.shape[1:] if isinstance(d, str)}
+        raise ModelLoadError(
+            f"batching.padding: no input of graph '{name}' has a dimension '{dim}' after its first; "
+            f"those with a name are: {_list(known)}"
+        )
+    for given, value in padding.values.items():
+        dtype = padded.get(given)
+        if dtype is None:
+            raise ModelLoadError(
+                f"batching.padding.{dim}.values: no input '{given}' of graph '{name}' has the dimension; "
+                f"those that do are: {_list(padded)}"
+            )
+        if not _holds(dtype, value):
+            raise ModelLoadError(
+                f"batching.padding.{dim}.values: {value:g} is no value for input '{given}' of graph '{name}', "
+                f"which is {dtype}"
+            )
+
+
+def _holds(dtype: DType, value: float) -> bool:
+    """Whether elements of this type can have the value, rounded where they are floats."""
+    if not dtype.itemsize:
+        return False
+    with np.errstate(all="ignore"):
+        held = float(np.array(value).astype(dtype.numpy))
+    return held == value or (
+        dtype.name in ("FP16", "BF16", "FP32") and math.isfinite(held) == math.isfinite(value)
+    )
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names)) or "none"
 
 
 def _obstacle(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:

@@ -88,7 +88,7 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 def waits(scheduler: BatchScheduler) -> int:
     """How many computations wait."""
-    return len(getattr(scheduler._queue, "waiting", scheduler._queue))
+    return len(scheduler._queue.waiting)
 
 
 def stacks() -> str:
