@@ -18,7 +18,7 @@ _SAMPLES = 3
 _FORGET = 1.05
 """The quickest run of a size counts this much slower with every later one: machines and their neighbours change."""
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 300.0
-"""Seconds until sizes that were no better are tried again: doubled each time."""
+"""Seconds until sizes that were no better are tried again: doubled each time. The last for the largest size at once."""
 
 
 class Gain:
@@ -79,7 +79,7 @@ class Gain:
             return
         if self._growing:
             self._grow(size)
-        elif self.limit < self._max and time.monotonic() >= self._resume:
+        elif time.monotonic() >= self._resume:
             self._try_again()
 
     def _grow(self, size: int) -> None:
@@ -104,11 +104,15 @@ class Gain:
         best, size = min((each, size) for size, each in enumerate(self._best) if each)
         self.limit = self._up_to(size) if size > smallest and best + handover <= _BETTER * alone else 1
         self._growing = False
+        if self.limit == self._max:
+            self._resume = time.monotonic() + _LAST_PAUSE
+            return
         self._resume = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, _LAST_PAUSE)
 
     def _try_again(self) -> None:
-        larger = max(2, self.limit.bit_length() + 1)
+        # From the largest size on, everything is measured anew: it may have become the wrong one.
+        larger = 1 if self.limit == self._max else max(2, self.limit.bit_length() + 1)
         for size in range(larger, len(self._best)):
             self._best[size] = 0.0
             self._samples[size] = 0

@@ -119,7 +119,7 @@ def test_padding_names_inputs_that_have_the_dimension(name: str) -> None:
 
 def test_padding_of_text_is_without_a_value() -> None:
     inputs, outputs = specs({"x": ("n", "length")}, "BYTES"), specs({"y": ("n",)})
-    with pytest.raises(ModelLoadError, match="padding.*'x'.*BYTES"):
+    with pytest.raises(ModelLoadError, match=r"padding.*'x'.*BYTES"):
         batch_signature("g", inputs, outputs, Batching(padding={"length": Padding((8,), {"x": 1.0})}))
 
 

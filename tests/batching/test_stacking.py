@@ -137,7 +137,7 @@ def test_an_output_that_does_not_keep_the_first_dimension_is_an_error(shape: tup
     found = signature(TensorSpec("x", DTYPES["FP32"], ("n", 3)))
     fits = [Fit(2, "", ()), Fit(3, "", ())]
     outputs = {"x": Tensor.from_numpy(np.zeros(shape, np.float32))}
-    with pytest.raises(BackendError, match="output 'x' .* batch of 5.*set batching.max_batch_size to 1"):
+    with pytest.raises(BackendError, match=r"output 'x' .* batch of 5.*set batching.max_batch_size to 1"):
         split(outputs, found, fits)
 
 
