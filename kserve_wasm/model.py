@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from kserve import InferRequest, InferResponse, Model
 from kserve.metrics import PREDICT_HIST_TIME
 
 from kserve_wasm.artifact.config import ModelConfig
 from kserve_wasm.batching import Caller, OpenScheduler, open_in_process
-from kserve_wasm.errors import DeadlineExceeded, GuestError, ModelNotReady, WasmServingError
-from kserve_wasm.guest import GuestModel, Timing
-from kserve_wasm.guest.pace import INLINE_BUDGET, INLINE_BYTES, Pace, Shapes
-from kserve_wasm.guest.pool import GuestPool, Job, Lane
+from kserve_wasm.errors import ModelNotReady, WasmServingError
+from kserve_wasm.guest import GuestModel
+from kserve_wasm.guest.pace import INLINE_BYTES, Pace, Shapes
+from kserve_wasm.guest.pool import GuestPool, Lane
 from kserve_wasm.metrics import ModelMetrics
 from kserve_wasm.protocol.checks import check_inputs, check_outputs, priority_of, timeout_of
 from kserve_wasm.protocol.codec_threads import in_codec_thread
@@ -28,6 +27,7 @@ from kserve_wasm.protocol.kserve_types import from_infer_request, to_infer_respo
 from kserve_wasm.protocol.v1 import decode_v1, encode_v1
 from kserve_wasm.request import InferenceRequest, InferenceResponse
 from kserve_wasm.statistics import Statistics
+from kserve_wasm.submission import Outcome, Submission, shapes_of
 from kserve_wasm.tensors import TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -35,9 +35,6 @@ logger = logging.getLogger(__name__)
 _JSON_BYTES = 64 * 1024
 _JSON_ELEMENTS = 4096
 """V1 payloads and answers up to these sizes are read and written on the event loop."""
-
-Outcome: TypeAlias = InferenceResponse | Exception
-"""What a request ends with."""
 
 
 class WasmModel(Model):  # type: ignore[misc]
@@ -53,6 +50,11 @@ class WasmModel(Model):  # type: ignore[misc]
     Attributes:
         version: the version it serves.
         metrics: what is counted of it.
+        pool: the threads that run guests.
+        lane: its way to the threads that run guests.
+        pace: how long requests take.
+        guest_pace: how long they take without the graphs that may run when the guest has ended.
+        put_off: requests whose guest has ended, and that wait for a graph.
         leases: requests that chose this model and have no answer yet, those included that are still being read; kept by
             the protocols, on the event loop. The repository stops a model only when there are none.
     """
@@ -73,10 +75,12 @@ class WasmModel(Model):  # type: ignore[misc]
         self.guest = GuestModel(config, cache, self.metrics, open_scheduler=open_scheduler)
         self.leases = 0
         self._priorities = config.priorities
-        self._pace = Pace()
-        self._pool = pool
-        self._lane = Lane(pool, 1, config.instances.queue)
-        self.metrics.watch(lambda: self.in_flight, lambda: self._lane.waiting)
+        self.pace = Pace()
+        self.guest_pace = Pace()
+        self.put_off = 0
+        self.pool = pool
+        self.lane = Lane(pool, 1, config.instances.queue)
+        self.metrics.watch(lambda: self.in_flight, lambda: self.lane.waiting)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -95,8 +99,8 @@ class WasmModel(Model):  # type: ignore[misc]
 
     @property
     def in_flight(self) -> int:
-        """Requests that run or wait for a thread."""
-        return self._lane.running + self._lane.waiting
+        """Requests that run or wait."""
+        return self.lane.running + self.lane.waiting + self.put_off
 
     def load(self) -> bool:
         """Opens graphs, compiles the module and tries an instance; raises WasmServingError when it cannot."""
@@ -106,7 +110,7 @@ class WasmModel(Model):  # type: ignore[misc]
         except BaseException:
             self.guest.close()
             raise
-        self._lane = Lane(self._pool, self.guest.workers, self.config.instances.queue)
+        self.lane = Lane(self.pool, self.guest.workers, self.config.instances.queue)
         self.ready = True
         return self.ready
 
@@ -149,7 +153,7 @@ class WasmModel(Model):  # type: ignore[misc]
         except WasmServingError as error:
             done(error)
             return submission
-        if not self._may_run_inline(request) or not submission.run_inline():
+        if not self._may_run_inline(request) or not self._run_inline(submission, shapes_of(request)):
             submission.run_on_thread()
         return submission
 
@@ -166,10 +170,15 @@ class WasmModel(Model):  # type: ignore[misc]
     def _may_run_inline(self, request: InferenceRequest) -> bool:
         return (
             self.config.instances.inline
-            and not self._lane.waiting
-            and self._pace.may_run_inline(shapes_of(request))
-            and sum(tensor.nbytes for tensor in request.inputs.values()) <= INLINE_BYTES
+            and not self.lane.waiting
+            and sum([tensor.nbytes for tensor in request.inputs.values()]) <= INLINE_BYTES
         )
+
+    def _run_inline(self, submission: Submission, shapes: Shapes) -> bool:
+        """Runs the request, or at least its guest, here and now; False when it is not quick enough for that."""
+        if self.pace.may_run_inline(shapes):
+            return submission.run_inline(self.pace, defers=self.guest.merging_pays)
+        return self.guest_pace.may_run_inline(shapes) and submission.run_inline(self.guest_pace, defers=True)
 
     async def infer(self, request: InferenceRequest, deadline: float = math.inf) -> InferenceResponse:
         """Answers one request.
@@ -205,134 +214,6 @@ class WasmModel(Model):  # type: ignore[misc]
         return encode_v1(response, shape)
 
 
-class Submission:
-    """One inference on its way.
-
-    Attributes:
-        caller: for whom.
-    """
-
-    __slots__ = (
-        "_cancelled",
-        "_done",
-        "_job",
-        "_loop",
-        "_model",
-        "_request",
-        "_timer",
-        "_timing",
-        "caller",
-    )
-
-    def __init__(
-        self, model: WasmModel, request: InferenceRequest, caller: Caller, done: Callable[[Outcome], None]
-    ) -> None:
-        self._model = model
-        self._request = request
-        self.caller = caller
-        self._done = done
-        self._cancelled = False
-        self._timing = Timing()
-        self._job: Job | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def cancel(self) -> None:
-        """The client is gone: a waiting request is not run, and the outcome of a running one is dropped."""
-        self._cancelled = True
-        self.caller.cancel()
-        job = self._job
-        if job is not None:
-            self._model._lane.discard(job)
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def run_inline(self) -> bool:
-        """Runs the request here and now; False when it took too long and must run on a thread."""
-        pace = self._model._pace
-        limit = time.monotonic() + INLINE_BUDGET
-        outcome = self._infer(Caller(min(self.caller.deadline, limit), may_wait=False))
-        if time.monotonic() >= limit:
-            pace.surprised()
-            if limit < self.caller.deadline:
-                # Whatever it is: the guest may have met the limit and made something of it.
-                return False
-        else:
-            pace.ran_inline(self._timing.total * 1e-9)
-        self._done(outcome)
-        self._count(outcome, 0)
-        return True
-
-    def run_on_thread(self) -> None:
-        """Hands the request to a thread, or lets it wait for one."""
-        self._loop = asyncio.get_running_loop()
-        self._job = Job(self._run, self._answer, self.caller.deadline, self.caller.priority)
-        try:
-            self._model._lane.submit(self._job)
-        except WasmServingError as error:
-            self._done(error)
-            self._count(error, 0)
-            return
-        self._timer = self._loop.call_later(self.caller.deadline - time.monotonic(), self._expire)
-
-    def _expire(self) -> None:
-        job = self._job
-        if job is not None and self._model._lane.discard(job):
-            error = DeadlineExceeded("the deadline passed while the request waited for a worker")
-            self._deliver(error)
-            self._count(error, time.monotonic_ns() - int(job.queued_at * 1e9))
-
-    def _run(self) -> None:
-        """On a pool thread."""
-        assert self._job is not None
-        waited = time.monotonic() - self._job.queued_at
-        outcome = self._infer(self.caller)
-        self._answer(outcome)
-        self._count(outcome, int(waited * 1e9))
-        self._model._pace.ran_on_thread(self._timing.total * 1e-9, shapes_of(self._request))
-        # A job holds this method, and so its request: the tensors would wait for the cycle collector.
-        self._job = None
-
-    def _infer(self, caller: Caller) -> Outcome:
-        start = time.monotonic_ns()
-        try:
-            return self._model.guest.infer(self._request, caller, self._timing)
-        except WasmServingError as error:
-            # What the traceback holds (tensors, the instance) would live as long as the error.
-            return error.with_traceback(None)
-        except Exception:
-            logger.exception("Request to model %s failed", self._model.name)
-            return GuestError("the request failed for a reason of the server's own; its log says more")
-        finally:
-            self._timing.total = time.monotonic_ns() - start
-
-    def _count(self, outcome: Outcome, queued_ns: int) -> None:
-        """Counts the request, when its answer is on its way."""
-        model, timing = self._model, self._timing
-        model.metrics.queued(queued_ns * 1e-9)
-        total = timing.total + queued_ns
-        if isinstance(outcome, InferenceResponse):
-            batched_ns = self.caller.queued_ns
-            queued_ns += batched_ns
-            model.statistics.succeeded(
-                total, queued_ns, timing.instantiate, timing.infer - batched_ns, timing.finish
-            )
-        else:
-            model.statistics.failed(total)
-
-    def _answer(self, outcome: Outcome) -> None:
-        """From a pool thread to the event loop, unless that has ended."""
-        assert self._loop is not None
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._deliver, outcome)
-
-    def _deliver(self, outcome: Outcome) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self._cancelled:
-            self._done(outcome)
-
-
 def _settle(answer: asyncio.Future[InferenceResponse], outcome: Outcome) -> None:
     if answer.done():
         return
@@ -340,11 +221,6 @@ def _settle(answer: asyncio.Future[InferenceResponse], outcome: Outcome) -> None
         answer.set_result(outcome)
     else:
         answer.set_exception(outcome)
-
-
-def shapes_of(request: InferenceRequest) -> Shapes:
-    """The shapes of the inputs, in the request's order."""
-    return tuple([tensor.shape for tensor in request.inputs.values()])
 
 
 def _metadata(spec: TensorSpec) -> dict[str, Any]:

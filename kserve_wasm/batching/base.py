@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from kserve_wasm.backends.base import Graph
 from kserve_wasm.errors import RequestCancelled
@@ -19,15 +19,28 @@ class Caller:
         priority: lower is more urgent, from 1; 0 takes the model's default. As Triton's request parameter.
         may_wait: whether its thread may wait for others. One that must not, such as an event loop's, has its
             computations run at once and alone.
+        defers: whether a graph may run when the guest has ended, if the guest looks at nothing that comes of it.
+        passed_on_ns: nanoseconds that the guest spent on passing its request on to graphs whole.
         queued_ns: nanoseconds that its computations have waited to be run.
     """
 
-    __slots__ = ("_cancelled", "_wake", "deadline", "may_wait", "priority", "queued_ns")
+    __slots__ = (
+        "_cancelled",
+        "_wake",
+        "deadline",
+        "defers",
+        "may_wait",
+        "passed_on_ns",
+        "priority",
+        "queued_ns",
+    )
 
     def __init__(self, deadline: float = math.inf, priority: int = 0, *, may_wait: bool = True) -> None:
         self.deadline = deadline
         self.priority = priority
         self.may_wait = may_wait
+        self.defers = False
+        self.passed_on_ns = 0
         self.queued_ns = 0
         self._cancelled = False
         self._wake: Callable[[], None] | None = None
@@ -60,6 +73,10 @@ class Caller:
             wake()
 
 
+Spawn: TypeAlias = Callable[[Callable[[], None]], object]
+"""Has work run, elsewhere or later. Raises QueueFull."""
+
+
 class GraphScheduler(Protocol):
     """Decides when, and together with whom, a computation on one graph runs."""
 
@@ -70,6 +87,10 @@ class GraphScheduler(Protocol):
     @property
     def concurrency(self) -> int:
         """Computations that it takes at once to make the best of the device; 0 where one for each CPU does."""
+
+    @property
+    def merging_pays(self) -> bool:
+        """Whether computations that come together are run together, and are better for it."""
 
     def compute(self, inputs: Mapping[str, Tensor], caller: Caller) -> Mapping[str, Tensor]:
         """Runs the graph on ``inputs``; blocks the calling thread until the answer is there.
@@ -85,5 +106,46 @@ class GraphScheduler(Protocol):
                 :mod:`kserve_wasm.errors`.
         """
 
+    def submit(
+        self,
+        inputs: Mapping[str, Tensor],
+        caller: Caller,
+        done: Callable[[Mapping[str, Tensor] | Exception], None],
+        spawn: Spawn,
+    ) -> None:
+        """As :meth:`compute`, without blocking.
+
+        The input tensors' memory must stay unchanged for as long as the tensors live.
+
+        Args:
+            inputs: the tensors by name.
+            caller: for whom.
+            done: called once with the outcome, on any thread, possibly before this returns.
+            spawn: where the graph may run.
+
+        Raises:
+            QueueFull, RequestCancelled, ModelNotReady: nothing is run, and ``done`` not called.
+        """
+
     def close(self) -> None:
         """Stops taking work, waits for what runs, and closes the graph."""
+
+
+def submit_blocking(
+    compute: Callable[[Mapping[str, Tensor], Caller], Mapping[str, Tensor]],
+    inputs: Mapping[str, Tensor],
+    caller: Caller,
+    done: Callable[[Mapping[str, Tensor] | Exception], None],
+    spawn: Spawn,
+) -> None:
+    """:meth:`GraphScheduler.submit` for schedulers that know only how to block."""
+
+    def work() -> None:
+        outcome: Mapping[str, Tensor] | Exception
+        try:
+            outcome = compute(inputs, caller)
+        except Exception as error:
+            outcome = error.with_traceback(None)
+        done(outcome)
+
+    spawn(work)

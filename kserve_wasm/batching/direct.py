@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from kserve_wasm.backends.base import Graph
-from kserve_wasm.batching.base import Caller
+from kserve_wasm.batching.base import Caller, Spawn, submit_blocking
 from kserve_wasm.errors import ModelNotReady
 from kserve_wasm.tensors import Tensor
 
@@ -59,6 +59,21 @@ class DirectScheduler:
             with self._changed:
                 self._running -= 1
                 self._changed.notify_all()
+
+    @property
+    def merging_pays(self) -> bool:
+        """No."""
+        return False
+
+    def submit(
+        self,
+        inputs: Mapping[str, Tensor],
+        caller: Caller,
+        done: Callable[[Mapping[str, Tensor] | Exception], None],
+        spawn: Spawn,
+    ) -> None:
+        """Runs :meth:`compute` elsewhere; see :class:`~kserve_wasm.batching.base.GraphScheduler`."""
+        submit_blocking(self.compute, inputs, caller, done, spawn)
 
     def close(self) -> None:
         """Refuses further work, waits for what runs, and closes the graph. May be called again."""

@@ -8,15 +8,18 @@ it for all. So each computation is handed over once, however large its batch.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import Enum, auto
 from itertools import count
+from typing import TypeVar
 
 from kserve_wasm.artifact.config import Batching
 from kserve_wasm.backends.base import Graph
-from kserve_wasm.batching.base import Caller
+from kserve_wasm.backends.watchdog import WATCHDOG, Watch
+from kserve_wasm.batching.base import Caller, Spawn
 from kserve_wasm.batching.gain import HANDOVER, Gain
 from kserve_wasm.batching.merge import MergingGraph, Outcome, Run
 from kserve_wasm.batching.queue import BatchQueue
@@ -94,6 +97,50 @@ class _Request:
         self.outcome: Outcome | None = None
         self.memory_free = True
 
+    def wake(self) -> None:
+        """Tells its thread that there is something to do."""
+        self.turn.release()
+
+
+class _Submitted(_Request):
+    """A computation that no thread waits for. In place of a thread's turn, it is this that is told what to do.
+
+    Attributes:
+        done: takes the outcome.
+        spawn: where a batch runs that it is to lead.
+        scheduler: whose it is.
+        watch: what sees to its times.
+    """
+
+    __slots__ = ("done", "scheduler", "spawn", "watch")
+
+    done: Callable[[Outcome], None]
+    scheduler: BatchScheduler
+    spawn: Spawn
+    watch: Watch | None
+
+    def told(self) -> bool:
+        """Whether its outcome is there."""
+        return self.outcome is not None
+
+    def wake(self) -> None:
+        """Tells it that there is something to do."""
+        batch, self.batch = self.batch, None
+        if batch is not None:
+            try:
+                self.spawn(lambda: self.scheduler._lead(self, batch))
+            except WasmServingError as error:
+                self.scheduler._settle(self, batch, [QueueFull(str(error)) for _ in batch])
+        elif self.outcome is not None:
+            watch, self.watch = self.watch, None
+            if watch is not None:
+                WATCHDOG.forget(watch)
+            self.caller.on_cancel(None)
+            self.done(self.outcome)
+
+
+_R = TypeVar("_R", bound=_Request)
+
 
 class BatchScheduler:
     """Merges computations on one graph; implements :class:`~kserve_wasm.batching.base.GraphScheduler`.
@@ -144,7 +191,9 @@ class BatchScheduler:
             if at_once:
                 self._running += 1
         if not at_once:
-            return self._wait(self._enqueue(inputs, caller))
+            request = self._request(_Request, inputs, caller)
+            self._enqueue(request)
+            return self._wait(request)
         try:
             return self._run_alone(inputs, caller)
         finally:
@@ -155,40 +204,71 @@ class BatchScheduler:
                 else:
                     self._running -= 1
             if leader is not None:
-                leader.turn.release()
+                leader.wake()
+
+    @property
+    def merging_pays(self) -> bool:
+        """As past runs have shown."""
+        return self._gain.limit > 1 and self._merging.merges
+
+    def submit(
+        self,
+        inputs: Mapping[str, Tensor],
+        caller: Caller,
+        done: Callable[[Outcome], None],
+        spawn: Spawn,
+    ) -> None:
+        """As :meth:`compute`, without blocking; see :class:`~kserve_wasm.batching.base.GraphScheduler`."""
+        caller.check()
+        request = self._request(_Submitted, inputs, caller)
+        request.done, request.scheduler, request.spawn, request.watch = done, self, spawn, None
+        self._enqueue(request)
+        caller.on_cancel(lambda: self._give_up(request, RequestCancelled("the client went away")))
+        self._watch(request)
 
     def close(self) -> None:
         """Refuses further work, waits for what runs or waits, and closes the graph. May be called again."""
         with self._idle:
             self._closed = True
             while (leader := self._claim()) is not None:  # nobody is to wait for others any more
-                leader.turn.release()
+                leader.wake()
             self._idle.wait_for(lambda: not self._running and not self._queue.waiting)
         self._graph.close()
 
     # --- Waiting
 
-    def _enqueue(self, inputs: Mapping[str, Tensor], caller: Caller) -> _Request:
+    def _request(self, kind: type[_R], inputs: Mapping[str, Tensor], caller: Caller) -> _R:
         batching = self._batching
-        fit = self._merging.fit(inputs)
         until = caller.deadline
         if batching.queue_timeout:
             until = min(until, time.monotonic() + batching.queue_timeout)
         priority = (caller.priority or batching.default_priority_level) if batching.priority_levels else 0
+        return kind(inputs, caller, self._merging.fit(inputs), (priority, next(self._arrivals)), until)
+
+    def _enqueue(self, request: _Request) -> None:
         with self._lock:
+            if self._closed:
+                raise ModelNotReady(f"graph '{self._graph.name}' is closed")
             waiting = len(self._queue.waiting)
-            if waiting >= batching.max_queue_size > 0:
+            if waiting >= self._batching.max_queue_size > 0:
                 self._metrics.rejected("queue_full")
                 raise QueueFull(
                     f"{waiting} computations wait for graph '{self._graph.name}' already: try again, or raise "
                     "batching.max_queue_size"
                 )
-            request = _Request(inputs, caller, fit, (priority, next(self._arrivals)), until)
             self._queue.add(request)
             leader = self._claim()
         if leader is not None:
-            leader.turn.release()
-        return request
+            leader.wake()
+
+    def _watch(self, request: _Submitted) -> None:
+        """Has its times seen to, as a thread that waits does for itself."""
+        wake = self._next_time(request)
+        if wake < math.inf and not request.told():
+            watch = request.watch = WATCHDOG.watch(wake, lambda: self._at_time(request))
+            if request.told():  # meanwhile, and nobody is to hold it any longer
+                WATCHDOG.forget(watch)
+                request.caller.on_cancel(None)
 
     def _wait(self, request: _Request) -> Mapping[str, Tensor]:
         """Waits for the outcome of ``request``, and runs a batch when it is this thread's turn to."""
@@ -196,7 +276,8 @@ class BatchScheduler:
         caller.on_cancel(lambda: self._give_up(request, RequestCancelled("the client went away")))
         try:
             while request.state is not _State.DONE:
-                if not request.turn.acquire(timeout=self._patience(request)):
+                patience = min(max(0.0, self._next_time(request) - time.monotonic()), threading.TIMEOUT_MAX)
+                if not request.turn.acquire(timeout=patience):
                     # Even when it is to lead now: who says so releases its turn, which must not stay released.
                     self._at_time(request)
                     continue
@@ -216,17 +297,12 @@ class BatchScheduler:
                 del outcome  # its traceback holds this frame: a cycle would keep the tensors
         return outcome
 
-    def _patience(self, request: _Request) -> float:
-        """Seconds after which a waiting thread has to see to itself."""
-        now = time.monotonic()
+    def _next_time(self, request: _Request) -> float:
+        """``time.monotonic()`` seconds at which a request that waits has to be seen to."""
         if request.state is not _State.QUEUED:
-            wake = request.caller.deadline
-        else:
-            wake = request.until
-            ripe = request.since + self._batching.max_queue_delay
-            if ripe > now:
-                wake = min(wake, ripe)
-        return min(max(0.0, wake - now), threading.TIMEOUT_MAX)
+            return request.caller.deadline
+        ripe = request.since + self._batching.max_queue_delay
+        return min(request.until, ripe) if ripe > time.monotonic() else request.until
 
     def _at_time(self, request: _Request) -> None:
         """A time that concerns ``request`` has come: it has waited long enough, or too long."""
@@ -240,7 +316,9 @@ class BatchScheduler:
         with self._lock:
             leader = self._claim()
         if leader is not None:
-            leader.turn.release()
+            leader.wake()
+        if isinstance(request, _Submitted):
+            self._watch(request)
 
     def _give_up(self, request: _Request, error: WasmServingError) -> None:
         """Ends ``request`` with ``error``, unless its thread runs a batch for others, or its outcome is there."""
@@ -254,7 +332,7 @@ class BatchScheduler:
                 return
             request.state = _State.DONE
             request.outcome = error
-        request.turn.release()
+        request.wake()
 
     # --- Running
 
@@ -376,15 +454,15 @@ class BatchScheduler:
                     continue
                 request.outcome = outcomes[i]
                 request.state = _State.DONE
-                if request is not leader:
+                if request is not leader or isinstance(request, _Submitted):
                     told.append(request)
             following = self._hand_on()
         if outcomes is None:
             self._metrics.retried(len(batch))
         if following is not None:
-            following.turn.release()
+            following.wake()
         for request in told:
-            request.turn.release()
+            request.wake()
 
 
 def _deadline(request: _Request) -> float:

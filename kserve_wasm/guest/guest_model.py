@@ -25,6 +25,7 @@ from kserve_wasm.errors import (
 from kserve_wasm.guest.binding import Binding, Instance, ModuleShape, check_shape
 from kserve_wasm.guest.engine import POOL_SLOTS, engine
 from kserve_wasm.guest.module_cache import ModuleCache
+from kserve_wasm.guest.pending import PendingResponse
 from kserve_wasm.guest.state import NO_REQUEST, InstanceState
 from kserve_wasm.guest.ticker import ticks
 from kserve_wasm.guest.unchecked import UncheckedBinding
@@ -45,8 +46,13 @@ _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 
 @dataclass(slots=True)
 class Timing:
-    """Where one request's time went, in nanoseconds: making the sandbox, the guest, taking its outputs; all of it."""
+    """Where one request's time went, in nanoseconds: making the sandbox, the guest, taking its outputs; all of it.
 
+    Attributes:
+        start: ``time.monotonic_ns()`` when it began; kept by whoever asks for the timing, as ``total`` is.
+    """
+
+    start: int = 0
     instantiate: int = 0
     infer: int = 0
     finish: int = 0
@@ -106,6 +112,11 @@ class GuestModel:
         """The open graphs by name."""
         return self._schedulers
 
+    @property
+    def merging_pays(self) -> bool:
+        """Whether a graph runs better for several requests at once."""
+        return any(map(_merging_pays, self._schedulers.values()))
+
     def load(self) -> None:
         """Opens the graphs, compiles the module (or maps it from the cache) and checks it.
 
@@ -161,10 +172,16 @@ class GuestModel:
         graph = open_graph(source, self.config.device)
         return DirectScheduler(graph, self.metrics.compute("load"))
 
-    def infer(
-        self, request: InferenceRequest, caller: Caller | None = None, timing: Timing | None = None
-    ) -> InferenceResponse:
-        """Answers one request on the calling thread.
+    def infer(self, request: InferenceRequest, caller: Caller | None = None) -> InferenceResponse:
+        """Answers one request on the calling thread; as :meth:`begin`, without anything put off."""
+        response = self.begin(request, Caller() if caller is None else caller)
+        assert isinstance(response, InferenceResponse)
+        return response
+
+    def begin(
+        self, request: InferenceRequest, caller: Caller, timing: Timing | None = None
+    ) -> InferenceResponse | PendingResponse:
+        """Runs the guest for one request on the calling thread.
 
         Args:
             request: the tensors; whether they are those that the model declares is for the caller to check
@@ -172,11 +189,13 @@ class GuestModel:
             caller: who waits; its deadline becomes no later than the model's own timeout says.
             timing: is filled in.
 
+        Returns:
+            The answer; or, where ``caller.defers``, perhaps one that waits for a graph still to be run.
+
         Raises:
             WasmServingError: see :mod:`kserve_wasm.errors`; never anything else for what a guest or client does.
         """
         start = time.monotonic()
-        caller = Caller() if caller is None else caller
         deadline = caller.deadline = min(caller.deadline, start + self.config.limits.timeout)
         if deadline <= start:
             raise DeadlineExceeded("the deadline passed before the guest was started")
@@ -273,3 +292,7 @@ class GuestModel:
         schedulers, self._schedulers = self._schedulers, {}
         for scheduler in schedulers.values():
             scheduler.close()
+
+
+def _merging_pays(scheduler: GraphScheduler) -> bool:
+    return scheduler.merging_pays

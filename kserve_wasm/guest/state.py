@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from kserve_wasm.artifact.config import Limits
-from kserve_wasm.batching import Caller
+from kserve_wasm.batching import Caller, GraphScheduler
 from kserve_wasm.errors import (
     GuestError,
     GuestLimitExceeded,
@@ -19,6 +19,7 @@ from kserve_wasm.errors import (
     WasmServingError,
     printable,
 )
+from kserve_wasm.guest.pending import PendingResponse, check_complete
 from kserve_wasm.request import InferenceRequest, InferenceResponse, Parameter
 from kserve_wasm.tensors import Tensor
 from kserve_wasm.wasi_nn.host_function import (
@@ -52,6 +53,7 @@ class InstanceState(NNState):
         parameters: parameters of every request of this model, below the request's own.
         outputs: the tensors that the guest made outputs, by name.
         output_parameters: the response's parameters.
+        put_off: a graph that runs when the guest has ended, and its inputs.
         text_left: bytes of names and parameters that the guest may still put into the response.
         log_left: bytes that the request may still write to the log.
         failure: what the guest said of its failure, or None.
@@ -67,6 +69,7 @@ class InstanceState(NNState):
         "output_parameters",
         "outputs",
         "parameters",
+        "put_off",
         "request",
         "text_left",
     )
@@ -93,6 +96,7 @@ class InstanceState(NNState):
         self.output_parameters: dict[str, Parameter] = {}
         self.text_left = self.TEXT_BYTES
         self.log_left = self.limits.log_bytes
+        self.put_off: tuple[GraphScheduler, Mapping[str, Tensor]] | None = None
         self.failure: GuestRejected | GuestError | None = None
 
     def begin(self, request: InferenceRequest, caller: Caller) -> None:
@@ -108,11 +112,12 @@ class InstanceState(NNState):
         self._reset(request)
         self.caller = caller
 
-    def finish(self, errno: int, export: str = "infer") -> InferenceResponse:
+    def finish(self, errno: int, export: str = "infer") -> InferenceResponse | PendingResponse:
         """Ends the request that the guest's ``export`` answered with ``errno``.
 
         Returns:
-            The outputs that the client asked for. Outputs that the guest only lent are copied out of its memory.
+            The outputs that the client asked for; a pending response where a graph is still to run. Outputs that the
+            guest only lent are copied out of its memory.
 
         Raises:
             GuestRejected, GuestError: the guest failed, in its own words if it gave any.
@@ -134,11 +139,13 @@ class InstanceState(NNState):
                     raise GuestLimitExceeded(self.reason)
                 tensor = tensor.copied(self.memory)
             outputs[name] = tensor
-        if wanted is not None and len(outputs) < len(wanted):
-            missing = [f"'{name}'" for name in wanted if name not in outputs]
-            if missing:
-                raise GuestError(f"the guest did not set the requested output {', '.join(missing)}")
-        return InferenceResponse(outputs, self.output_parameters)
+        response = InferenceResponse(outputs, self.output_parameters)
+        if self.put_off is not None:
+            scheduler, inputs = self.put_off
+            room = self.limits.tensor_bytes - self.tensor_bytes
+            return PendingResponse(scheduler, inputs, self.request, response, room)
+        check_complete(self.request, outputs)
+        return response
 
     def told(self) -> WasmServingError | None:
         """Why the guest failed, as far as it said so itself or a graph did; None when neither did."""

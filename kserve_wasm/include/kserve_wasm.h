@@ -156,7 +156,9 @@ KW_IMPORT("set_input_tensor") kw_errno kw_set_input_tensor(kw_context context, u
 KW_IMPORT("get_output_tensor") kw_errno kw_get_output_tensor(kw_context context, uint32_t index, kw_tensor *tensor_out);
 
 /* The whole way at once: runs the graph of this name on the request's inputs of the names of its own, and makes those of
- * its outputs that the client wants the response's. What a guest does whose model needs nothing before or after. */
+ * its outputs that the client wants the response's. What a guest does whose model needs nothing before or after.
+ * The graph may run only when the guest has returned, together with those of other requests. Its failure then ends the
+ * request, whatever this returned. */
 KW_IMPORT("run_graph") kw_errno kw_run_graph(const char *name, uint32_t length);
 
 /* WASI-NN itself, as this header's guests need it. */

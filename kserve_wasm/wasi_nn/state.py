@@ -323,7 +323,7 @@ class NNState:
         Room is a matter of what the guest may keep: while the graph computes, memory is the framework's to take.
         """
         computed = scheduler.compute(inputs, self.caller)
-        outputs = {name: _apart(tensor, inputs) for name, tensor in computed.items()}
+        outputs = {name: apart(tensor, inputs) for name, tensor in computed.items()}
         if not self.has_room(sum(map(host_bytes, outputs.values()))):
             return None
         for tensor in outputs.values():
@@ -424,7 +424,7 @@ class NNState:
         self.cause = None
 
 
-def _apart(output: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+def apart(output: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     """``output``, copied if a graph passed (a part of) an input through: inputs are written to again, or go away."""
     array = output.numpy()
     for tensor in inputs.values():

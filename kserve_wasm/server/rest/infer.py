@@ -23,7 +23,8 @@ from kserve_wasm.server.rest.errors import error_answer
 from kserve_wasm.tensors.tensor import BytesLike
 
 if TYPE_CHECKING:
-    from kserve_wasm.model import Submission, WasmModel
+    from kserve_wasm.model import WasmModel
+    from kserve_wasm.submission import Submission
 
 INLINE_BYTES = 64 * 1024
 """JSON up to this size is read on the event loop (well under a millisecond)."""
