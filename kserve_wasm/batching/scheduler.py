@@ -54,11 +54,13 @@ class _Request:
 
     Attributes:
         turn: released when its thread has something to do: lead :attr:`batch`, or take :attr:`outcome`.
+        at_once: it did not have to wait.
         batch: those that its thread is to run, itself among them.
         memory_free: nobody reads its inputs.
     """
 
     __slots__ = (
+        "at_once",
         "batch",
         "caller",
         "fit",
@@ -93,6 +95,7 @@ class _Request:
         self.state = _State.QUEUED
         self.turn = threading.Lock()
         self.turn.acquire()
+        self.at_once = False
         self.batch: list[_Request] | None = None
         self.outcome: Outcome | None = None
         self.memory_free = True
@@ -258,6 +261,7 @@ class BatchScheduler:
                 )
             self._queue.add(request)
             leader = self._claim()
+            request.at_once = leader is request
         if leader is not None:
             leader.wake()
 
@@ -398,9 +402,12 @@ class BatchScheduler:
     def _lead(self, leader: _Request, batch: list[_Request]) -> None:
         """Runs ``batch`` on the thread of ``leader``, one of it, and tells the others."""
         now = time.monotonic()
-        waited = [int((now - request.since) * 1e9) for request in batch]
-        for request, ns in zip(batch, waited, strict=True):
-            request.caller.queued_ns += ns
+        waited = []
+        for request in batch:
+            if not request.at_once:
+                ns = int((now - request.since) * 1e9)
+                request.caller.queued_ns += ns
+                waited.append(ns)
         outcomes: Sequence[Outcome] | None = None
         run: Run | None = None
         try:
