@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tests.server.process import Server
 
 SIZE = 10_000_000
-WARM = 6
+WARM = 20
 COUNT = 30
 MAY_GROW = 8 * SIZE
 """Bytes; the requests together have ``COUNT * SIZE``, and each is in memory several times while it is answered."""
