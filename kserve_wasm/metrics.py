@@ -58,6 +58,9 @@ BATCH_QUEUE_DEPTH = Gauge(
 BATCH_RETRIES = Counter(
     "kserve_wasm_batch_retries", "Computations run again alone, because the run they shared failed", _GRAPH
 )
+RAY_RETRIES = Counter(
+    "kserve_wasm_ray_retries", "Computations sent to another Ray executor, because theirs was lost", _GRAPH
+)
 BATCH_REJECTED = Counter("kserve_wasm_batch_rejected", "Computations that were not run", (*_GRAPH, "reason"))
 INSTANCES = Counter("kserve_wasm_instances_started", "Guest instances started", _MODEL)
 TRAPS = Counter(
@@ -98,6 +101,7 @@ _ALL = (
     BATCH_QUEUE_DEPTH,
     BATCH_RETRIES,
     BATCH_REJECTED,
+    RAY_RETRIES,
     INSTANCES,
     TRAPS,
     LOAD_SECONDS,
@@ -194,6 +198,10 @@ class GraphMetrics:
     def retried(self, computations: int) -> None:
         """Count computations whose shared run failed, and that are run again alone."""
         self._retries.inc(computations)
+
+    def lost(self) -> None:
+        """Count a computation that is sent again, because the process that ran it ended."""
+        RAY_RETRIES.labels(*self._labels).inc()
 
     def rejected(self, reason: Rejection) -> None:
         """Count a computation that is not run."""

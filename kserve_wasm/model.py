@@ -67,6 +67,7 @@ class WasmModel(Model):  # type: ignore[misc]
         cache: Path | None = None,
         open_scheduler: OpenScheduler = open_in_process,
     ) -> None:
+        self._loaded = False
         super().__init__(name or config.name)
         self.config = config
         self.version = config.version
@@ -96,6 +97,15 @@ class WasmModel(Model):  # type: ignore[misc]
     def statistics(self) -> Statistics:
         """Counts and durations, for the statistics extension."""
         return self.metrics.statistics
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is loaded, and there is something that runs its graphs."""
+        return self._loaded and self.guest.ready
+
+    @ready.setter
+    def ready(self, loaded: bool) -> None:
+        self._loaded = loaded
 
     @property
     def in_flight(self) -> int:

@@ -85,6 +85,10 @@ class GraphScheduler(Protocol):
         """The graph it schedules."""
 
     @property
+    def ready(self) -> bool:
+        """Whether there is something that runs the graph; it may come back by itself where there is not."""
+
+    @property
     def concurrency(self) -> int:
         """Computations that it takes at once to make the best of the device; 0 where one for each CPU does."""
 

@@ -33,6 +33,11 @@ class DirectScheduler:
         return self._graph
 
     @property
+    def ready(self) -> bool:
+        """The graph is here."""
+        return True
+
+    @property
     def concurrency(self) -> int:
         """One for each CPU."""
         return 0

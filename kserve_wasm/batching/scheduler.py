@@ -179,6 +179,11 @@ class BatchScheduler:
         return self._graph
 
     @property
+    def ready(self) -> bool:
+        """The graph is here."""
+        return True
+
+    @property
     def concurrency(self) -> int:
         """While one full batch runs, the next is to fill up."""
         return 2 * self._batching.max_batch_size if self._merging.merges else 0

@@ -108,6 +108,14 @@ class GuestModel:
         )
 
     @property
+    def ready(self) -> bool:
+        """Whether there is something that runs each of the graphs."""
+        for scheduler in self._schedulers.values():  # noqa: SIM110  # asked for every request: a generator costs more
+            if not scheduler.ready:
+                return False
+        return True
+
+    @property
     def schedulers(self) -> dict[str, GraphScheduler]:
         """The open graphs by name."""
         return self._schedulers

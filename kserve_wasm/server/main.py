@@ -19,8 +19,10 @@ from kserve_wasm.server.workers import WORKER, supervise
 
 if TYPE_CHECKING:
     from kserve_wasm.artifact import ModelConfig
+    from kserve_wasm.batching import OpenScheduler
     from kserve_wasm.guest.pool import GuestPool
     from kserve_wasm.model import WasmModel
+    from kserve_wasm.server.repository import WasmModelRepository
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         worker = Worker()
     elif (workers := count_workers(argv)) > 1:
         return supervise(workers, argv)
+    settings = read_settings(argv)
+    if settings.sdk.configure_logging:
+        _configure_logging(settings.sdk.log_config_file)
+
+    from kserve_wasm.batching import open_in_process
+    from kserve_wasm.server.server import WasmModelServer
+
+    _wait_for_mount(settings.model_dir)
+    open_scheduler: OpenScheduler = open_in_process
+    if settings.ray_address is not None:
+        from ray_app.cluster import connect
+
+        try:
+            open_scheduler = connect(settings.ray_address, gpu=settings.gpu)
+        except ConnectionError as error:
+            logger.error("%s", error)
+            return 1
+    try:
+        repository = make_repository(settings, open_scheduler)
+    except ModelLoadError as error:
+        logger.error("%s", error)
+        return 1
+    return WasmModelServer(repository, settings, worker).start()
+
+
+def read_settings(argv: Sequence[str]) -> Settings:
+    """Read the flags, and set KServe's SDK up for them; ends the process when one is wrong."""
     # The SDK parses sys.argv when it is imported: a wrong flag is not its to complain of.
     given, sys.argv = sys.argv, sys.argv[:1]
     import kserve.model_server
@@ -53,25 +82,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Which the SDK decides on at the import as well.
         kserve.model_server.app.docs_url = "/docs"
         kserve.model_server.app.setup()
-    if settings.sdk.configure_logging:
-        _configure_logging(settings.sdk.log_config_file)
     _quiet_sdk()
+    return settings
 
+
+def make_repository(settings: Settings, open_scheduler: OpenScheduler) -> WasmModelRepository:
+    """Make the repository of ``--model_dir``; nothing is loaded yet.
+
+    Args:
+        settings: the server's.
+        open_scheduler: opens the models' graphs.
+
+    Raises:
+        ModelLoadError: it is the directory of one model that has no name, or cannot be read.
+    """
     from kserve_wasm.artifact import load_model_dir
     from kserve_wasm.guest.pool import GuestPool
     from kserve_wasm.server.repository import WasmModelRepository
-    from kserve_wasm.server.server import WasmModelServer
 
-    _wait_for_mount(settings.model_dir)
-    try:
-        single = _single(settings)
-    except ModelLoadError as error:
-        logger.error("%s", error)
-        return 1
-    repository = WasmModelRepository(
-        settings.model_dir, partial(_open_model, settings, GuestPool()), load_model_dir, single
-    )
-    return WasmModelServer(repository, settings, worker).start()
+    open_model = partial(_open_model, settings, GuestPool(), open_scheduler)
+    return WasmModelRepository(settings.model_dir, open_model, load_model_dir, _single(settings))
 
 
 def _wait_for_mount(directory: Path) -> None:
@@ -106,7 +136,9 @@ def _single(settings: Settings) -> str | None:
     return settings.model_name or load_model_dir(directory, directory.resolve().name)[-1].name
 
 
-def _open_model(settings: Settings, pool: GuestPool, config: ModelConfig) -> WasmModel:
+def _open_model(
+    settings: Settings, pool: GuestPool, open_scheduler: OpenScheduler, config: ModelConfig
+) -> WasmModel:
     """Open one version of one model, as the settings change its configuration."""
     from kserve_wasm.model import WasmModel
 
@@ -114,7 +146,10 @@ def _open_model(settings: Settings, pool: GuestPool, config: ModelConfig) -> Was
         config = replace(config, device="gpu")
     if settings.request_timeout is not None and settings.request_timeout < config.limits.timeout:
         config = replace(config, limits=replace(config.limits, timeout=settings.request_timeout))
-    model = WasmModel(config, pool, cache=settings.cache_dir)
+    if settings.ray_address is not None:
+        # Waiting for another process is nothing for the event loop, however short.
+        config = replace(config, instances=replace(config.instances, inline=False))
+    model = WasmModel(config, pool, cache=settings.cache_dir, open_scheduler=open_scheduler)
     model.load()
     return model
 
@@ -130,6 +165,7 @@ def _configure_logging(config: str | None) -> None:
     default["loggers"] = {
         **default["loggers"],
         "kserve_wasm": default["loggers"]["kserve"],
+        "ray_app": default["loggers"]["kserve"],
         # Of start and stop the server writes its own lines.
         "uvicorn.error": {"level": "WARNING"},
     }

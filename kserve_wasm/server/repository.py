@@ -95,9 +95,8 @@ class WasmModelRepository(kserve.ModelRepository):  # type: ignore[misc]  # the 
         for name in sorted(self._wanted):
             if not self.is_ready(name):
                 known = "; ".join(self._reasons.get(name, {}).values())
-                reasons.append(
-                    f"model '{name}': {'loading' if name in self._loading else known or 'not loaded'}"
-                )
+                absent = "nothing there runs its graphs" if name in self._served else "not loaded"
+                reasons.append(f"model '{name}': {'loading' if name in self._loading else known or absent}")
         return ", ".join(reasons) or ("" if self._loaded_once else "the models are not loaded yet")
 
     def find(self, name: str, version: str | None = None) -> WasmModel:

@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import kserve
+from fastapi import FastAPI
 
 from kserve_wasm.errors import WasmServingError
 from kserve_wasm.server.dataplane import WasmDataPlane
@@ -96,6 +97,12 @@ class WasmModelServer(kserve.ModelServer):  # type: ignore[misc]  # the SDK has 
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+
+    def application(self) -> FastAPI:
+        """The REST half, for whoever listens in this server's stead; to be called once."""
+        self._rest.create_application()
+        application: FastAPI = kserve.model_server.app
+        return application
 
     def stop(self, sig: int) -> None:
         """Begin to stop, as the signal ``sig`` says; to be called on the event loop. A second call stops at once."""

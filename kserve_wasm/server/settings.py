@@ -23,6 +23,8 @@ _ENVIRONMENT = {
     "grpc_port": ("GRPC_PORT",),
     "enable_grpc": ("ENABLE_GRPC",),
     "workers": ("WORKERS",),
+    "scheduler": ("SCHEDULER",),
+    "ray_address": ("KSERVE_WASM_RAY_ADDRESS",),
     "cache_dir": ("KSERVE_WASM_CACHE_DIR",),
     "max_request_bytes": ("MAX_REQUEST_BYTES",),
     "request_timeout": ("REQUEST_TIMEOUT",),
@@ -54,6 +56,8 @@ class Settings:
         model_name: the name of the one model; None when ``model_dir`` holds a directory of models.
         model_dir: the model directory, or the directory of model directories.
         gpu: run the graphs of models whose ``model.yaml`` names no device on the GPU.
+        ray_address: where the Ray cluster is that runs the graphs (``auto``, ``local``, ``HOST:PORT``); None runs them
+            in this process.
         host: the address to listen on.
         http_port: the port for REST; 0 takes a free one.
         grpc_port: the port for gRPC, or None for no gRPC.
@@ -69,6 +73,7 @@ class Settings:
     model_name: str | None
     model_dir: Path
     gpu: bool
+    ray_address: str | None
     host: str
     http_port: int
     grpc_port: int | None
@@ -122,6 +127,20 @@ def make_parser(
         default=False,
         metavar="BOOL",
         help="Run graphs on the GPU where model.yaml names no device.",
+    )
+    ours.add_argument(
+        "--scheduler",
+        choices=("inprocess", "ray"),
+        default="inprocess",
+        help="Where graphs run: in this process, or on the executors of a Ray cluster (needs the extra 'ray').",
+    )
+    ours.add_argument(
+        "--ray_address",
+        type=_ray_address,
+        default="auto",
+        metavar="auto|local|HOST:PORT",
+        help="With --scheduler ray: the Ray node that runs on this machine, one of this server's own, or a cluster "
+        "that this machine joins.",
     )
     ours.add_argument("--host", default="0.0.0.0", help="The address to listen on.")  # noqa: S104  (a server in a pod)
     ours.add_argument(
@@ -198,6 +217,16 @@ def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Sett
         if args.model_dir == _MODEL_DIR:
             parser.error(f"--model_dir is missing, and its default {_MODEL_DIR} is not a directory")
         parser.error(f"--model_dir {args.model_dir} is not a directory; give that of a model, or of many")
+    if args.scheduler == "ray":
+        if find_spec("ray") is None:
+            parser.error(
+                "--scheduler ray needs a package that is not installed: pip install 'kserve-wasm[ray]'"
+            )
+        if args.workers > 1 and args.ray_address != "auto":
+            parser.error(
+                f"--ray_address {args.ray_address} would start a Ray node for each of the {args.workers} workers: "
+                "start one beside them (ray start), and give auto"
+            )
     if args.access_log_format and find_spec("asgi_logger") is None:
         parser.error("--access_log_format needs a package that is not installed: asgi-logger")
     if args.grpc_max_receive_message_length is None:
@@ -207,6 +236,7 @@ def parse_settings(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Sett
         model_name=args.model_name,
         model_dir=args.model_dir,
         gpu=args.gpu,
+        ray_address=args.ray_address if args.scheduler == "ray" else None,
         host=args.host,
         http_port=args.http_port,
         grpc_port=args.grpc_port if args.enable_grpc else None,
@@ -236,6 +266,13 @@ def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"expected a port from 0 (takes a free one) to 65535, got '{text}'")
     return int(text)
+
+
+def _ray_address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if text in ("auto", "local") or (host and port.isdecimal() and "/" not in host):
+        return text
+    raise argparse.ArgumentTypeError(f"expected auto, local or HOST:PORT, got '{text}'")
 
 
 def _model_name(text: str) -> str:

@@ -43,7 +43,13 @@ def canonical(name: str) -> str:
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("kserve_wasm", ("convert",)), ("tests", ("test",)), ("examples", ("demo",)), ("hack", ("test",))],
+    [
+        ("kserve_wasm", ("convert",)),
+        ("ray_app", ("ray",)),
+        ("tests", ("ray", "test")),
+        ("examples", ("demo",)),
+        ("hack", ("test",)),
+    ],
 )
 def test_whatever_is_imported_is_a_dependency(folder: str, extras: tuple[str, ...]) -> None:
     # What another package happens to bring along may be gone with its next release.

@@ -19,7 +19,14 @@ from tests.deploy.manifests import crd_schema
 from tests.readme.blocks import MARK, Block, blocks, expected, script
 from tests.support.guests import CACHE, ROOT
 
-PAGES = ["README.md", "docs/deploy.md", "docs/guests.md", "docs/architecture.md", "examples/README.md"]
+PAGES = [
+    "README.md",
+    "docs/deploy.md",
+    "docs/guests.md",
+    "docs/architecture.md",
+    "docs/ray.md",
+    "examples/README.md",
+]
 RUNNING = ["README.md", "docs/guests.md"]
 
 

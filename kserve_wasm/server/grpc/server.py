@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -52,10 +53,7 @@ def make_server(
             ("grpc.so_reuseport", int(shared)),
         ]
     )
-    inference = Inference(repository, log_requests)
-    methods = Service(repository, peers).handlers()
-    methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(inference.infer)
-    methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(inference.stream)
+    methods = inference_handlers(repository, peers, log_requests)
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(INFERENCE, methods),
@@ -66,6 +64,23 @@ def make_server(
     if tls is None:
         return server, server.add_insecure_port(address)
     return server, server.add_secure_port(address, grpc.ssl_server_credentials([tls]))
+
+
+def inference_handlers(
+    repository: WasmModelRepository, peers: Peers, log_requests: bool
+) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    """Make the handler of each method of ``GRPCInferenceService``, by its name; they take and give serialized messages.
+
+    Args:
+        repository: where the models are.
+        peers: all processes that answer on this port.
+        log_requests: write a log line for each inference.
+    """
+    inference = Inference(repository, log_requests)
+    methods = Service(repository, peers).handlers()
+    methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(inference.infer)
+    methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(inference.stream)
+    return methods
 
 
 def _add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
