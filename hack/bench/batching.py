@@ -23,6 +23,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,12 @@ from graphs import items_per_second
 
 from kserve_wasm.artifact import load_model_dir
 from kserve_wasm.guest import GuestModel
+from kserve_wasm.guest.pool import GuestPool
 from kserve_wasm.request import InferenceRequest
 from kserve_wasm.tensors import Tensor
 
+POOL = GuestPool()
+"""The threads that guests run on in the server."""
 SIDES = {"unbatched": "batching: {max_batch_size: 1}\n", "batched": ""}
 ONE_THREAD = "graphs: [{name: default, options: {intra_op_threads: 1}}]\n"
 
@@ -52,23 +56,24 @@ class Round:
 def closed_loops(model: GuestModel, request: InferenceRequest, threads: int, seconds: float) -> Round:
     """Threads that each send their next request when they have the answer to the last; failures end the benchmark."""
     done = [0] * threads
-    start = threading.Barrier(threads + 1)
+    start, stop = threading.Barrier(threads + 1), threading.Barrier(threads + 1)
 
     def loop(i: int) -> None:
         start.wait()
-        while not done[i] or time.perf_counter() < end:
-            model.infer(request)
-            done[i] += 1
+        try:
+            while not done[i] or time.perf_counter() < end:
+                model.infer(request)
+                done[i] += 1
+        finally:
+            stop.wait()
 
-    workers = [threading.Thread(target=loop, args=(i,)) for i in range(threads)]
-    for worker in workers:
-        worker.start()
+    for i in range(threads):
+        POOL.run(partial(loop, i))
     before, sizes = resource.getrusage(resource.RUSAGE_SELF), _batches(model)
     began = time.perf_counter()
     end = began + seconds
     start.wait()
-    for worker in workers:
-        worker.join()
+    stop.wait()
     elapsed = time.perf_counter() - began
     after, requests = resource.getrusage(resource.RUSAGE_SELF), sum(done)
     assert all(done), "a thread failed"

@@ -14,7 +14,9 @@ HANDOVER = 25e-6
 _BETTER = 0.9
 """What an entry's time must come down to, for another size to be better."""
 _SAMPLES = 3
-"""Runs of a size before it is judged: the first ones grow the framework's memory."""
+"""Runs of a size before it is found to be better: the first ones grow the framework's memory."""
+_DOUBTS = 12
+"""Runs of a size before it is found not to be: the quickest of many has waited for nothing else."""
 _FORGET = 1.05
 """The quickest run of a size counts this much slower with every later one: machines and their neighbours change."""
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 300.0
@@ -91,10 +93,11 @@ class Gain:
             self._settle()  # there is nothing to win
         elif size >= largest:  # a request may have more entries by itself
             smaller = max((c for c in range(1, size) if self._best[c]), default=0)
-            if self.limit == self._max or (smaller and self._best[size] > _BETTER * self._best[smaller]):
-                self._settle()
-            else:
+            better = not smaller or self._best[size] <= _BETTER * self._best[smaller]
+            if better and self.limit < self._max:
                 self.limit = self._up_to(size + 1)
+            elif better or self._samples[size] >= _DOUBTS:
+                self._settle()
 
     def _settle(self) -> None:
         """Takes the best size that is known, until sizes are tried again."""
