@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.deploy.manifests import ROOT
+from tests.support import require
 
 LOCK = (ROOT / "requirements.lock").read_text()
 
@@ -52,6 +54,7 @@ def canonical(name: str) -> str:
     ],
 )
 def test_whatever_is_imported_is_a_dependency(folder: str, extras: tuple[str, ...]) -> None:
+    require("ray" not in extras or find_spec("ray"), "ray is not installed: hack/env ray test")
     # What another package happens to bring along may be gone with its next release.
     providers = metadata.packages_distributions()
     ours = {"kserve_wasm", "ray_app", "tests", *sys.stdlib_module_names}
