@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import tracemalloc
 import weakref
 from collections.abc import Mapping
 
@@ -14,8 +15,12 @@ import pytest
 from kserve_wasm.batching import BatchScheduler, Caller
 from kserve_wasm.errors import (
     BackendError,
+    DeadlineExceeded,
+    ModelNotReady,
+    QueueFull,
+    RequestCancelled,
 )
-from kserve_wasm.metrics import ModelMetrics
+from kserve_wasm.metrics import BATCH_REJECTED, BATCH_RETRIES, ModelMetrics
 from kserve_wasm.tensors import Tensor
 from tests.batching.conftest import Schedule
 from tests.batching.graphs import NumpyGraph, doubled, failing_for, fp32
@@ -201,4 +206,307 @@ def test_nothing_of_a_failed_request_is_kept(schedule: Schedule) -> None:
         assert [ref() for ref in kept] == [None] * 4
     finally:
         gc.enable()
+    scheduler.close()
+
+
+# --- The order of runs
+
+
+def test_more_urgent_requests_run_first_and_those_that_name_no_priority_have_the_default(
+    schedule: Schedule,
+) -> None:
+    order = []
+
+    def run(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        order.append(int(inputs["x"].numpy()[0, 0]))
+        return doubled(inputs)
+
+    graph = NumpyGraph(run)
+    scheduler = schedule(graph, priority_levels=3, default_priority_level=2, max_batch_size=2)
+    blocker = hold(scheduler, graph)
+    waiting = []
+    for number, priority in ((1, 3), (2, 0), (3, 1), (4, 2), (5, 1)):
+        waiting += queue(scheduler, fp32([number], [number]), priority=priority)  # none has room beside it
+    graph.gate.set()
+    for one in (blocker, *waiting):
+        one.join()
+    assert order == [0, 3, 5, 2, 4, 1]
+    scheduler.close()
+
+
+def test_priorities_count_only_where_there_are_levels(schedule: Schedule) -> None:
+    graph = NumpyGraph()
+    scheduler = schedule(graph)
+    blocker = hold(scheduler, graph)
+    waiting = [queue(scheduler, fp32([i]), priority=p)[0] for i, p in ((1, 9), (2, 1))]
+    assert [request.inputs is w.inputs for request, w in zip(scheduler._queue.waiting, waiting, strict=True)]
+    graph.gate.set()
+    for one in (blocker, *waiting):
+        one.join()
+    scheduler.close()
+
+
+def test_requests_of_other_shapes_run_by_themselves(schedule: Schedule) -> None:
+    graph = NumpyGraph()
+    scheduler = schedule(graph)
+    blocker = hold(scheduler, graph)
+    waiting = queue(scheduler, fp32([1]), fp32([1, 2]), fp32([3]), fp32([3, 4]))
+    graph.gate.set()
+    assert [w.result().tolist() for w in waiting] == [[[3]], [[3, 5]], [[7]], [[7, 9]]]
+    blocker.join()
+    assert graph.runs == [1, 2, 2]
+    scheduler.close()
+
+
+def test_a_full_batch_does_not_wait_for_its_delay(schedule: Schedule) -> None:
+    graph = NumpyGraph()
+    scheduler = schedule(graph, max_queue_delay=3600.0, max_batch_size=3)
+    blocker = hold(scheduler, graph)
+    waiting = queue(scheduler, fp32([1]), fp32([2]))
+    graph.gate.set()
+    blocker.join()
+    assert graph.runs == [1]
+    (last,) = [Computation(scheduler, fp32([3])).start()]
+    assert [w.result().item() for w in (*waiting, last)] == [3, 5, 7]
+    assert graph.runs == [1, 3]
+    scheduler.close()
+
+
+def test_a_delay_ends(schedule: Schedule) -> None:
+    graph = NumpyGraph()
+    scheduler = schedule(graph, max_queue_delay=0.05)
+    blocker = hold(scheduler, graph)
+    waiting = queue(scheduler, fp32([1]), fp32([2]))
+    graph.gate.set()
+    assert [w.result().item() for w in waiting] == [3, 5]
+    blocker.join()
+    assert graph.runs == [1, 2]
+    scheduler.close()
+
+
+# --- Who leaves
+
+
+def counted(metric: object, metrics: ModelMetrics, *labels: str) -> float:
+    return metric.labels(*metrics._labels, "g", *labels)._value.get()  # type: ignore[attr-defined]
+
+
+class HeldWhenMerged(NumpyGraph):
+    """Its merged runs wait until ``let_go`` is set, whatever their deadline."""
+
+    def __init__(self) -> None:
+        super().__init__(self._merged)
+        self.merged = threading.Event()
+        self.let_go = threading.Event()
+
+    def _merged(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if inputs["x"].shape[0] > 1:
+            self.merged.set()
+            assert self.let_go.wait(60)
+        return doubled(inputs)
+
+
+def ride(scheduler: BatchScheduler, graph: HeldWhenMerged, seconds: list[float | None]) -> list[Computation]:
+    """Computations with these deadlines, numbered from 1, in one run that is held."""
+    blocker = hold(scheduler, graph)
+    now = time.monotonic()
+    waiting = []
+    for number, limit in enumerate(seconds, 1):
+        deadline = {} if limit is None else {"deadline": now + limit}
+        waiting += queue(scheduler, fp32([number]), **deadline)
+    graph.gate.set()
+    assert graph.merged.wait(60)
+    blocker.join()
+    assert graph.runs == [1, len(seconds)]
+    return waiting
+
+
+def test_riders_leave_at_their_deadlines_and_the_others_do_not_notice(schedule: Schedule) -> None:
+    """Nobody reads the memory of one that has left."""
+    graph = HeldWhenMerged()
+    scheduler = schedule(graph)
+    waiting = ride(scheduler, graph, [0.5, 3600, 0.6, None])
+    for i in (0, 2):
+        assert isinstance(waiting[i].outcome(), DeadlineExceeded)
+        waiting[i].inputs["x"].numpy().fill(1e9)
+    assert waiting[1].running
+    assert waiting[3].running
+    graph.let_go.set()
+    assert [waiting[i].result().item() for i in (1, 3)] == [5, 9]
+    assert at_rest(scheduler)
+    scheduler.close()
+
+
+def test_a_rider_that_is_cancelled_leaves_at_once(schedule: Schedule) -> None:
+    graph = HeldWhenMerged()
+    scheduler = schedule(graph)
+    waiting = ride(scheduler, graph, [60, 3600, 60])
+    waiting[2].caller.cancel()
+    assert isinstance(waiting[2].outcome(), RequestCancelled)
+    waiting[2].inputs["x"].numpy().fill(1e9)
+    assert waiting[0].running
+    graph.let_go.set()
+    assert [waiting[i].result().item() for i in (0, 1)] == [3, 5]
+    scheduler.close()
+
+
+def test_who_runs_the_batch_goes_on_for_the_others_when_it_is_cancelled(schedule: Schedule) -> None:
+    graph = HeldWhenMerged()
+    scheduler = schedule(graph)
+    waiting = ride(scheduler, graph, [60, 3600, 60])
+    waiting[1].caller.cancel()  # the latest deadline leads
+    graph.let_go.set()
+    assert [waiting[i].result().item() for i in (0, 2)] == [3, 7]
+    waiting[1].join()
+    assert at_rest(scheduler)
+    scheduler.close()
+
+
+def test_a_run_that_outlasts_all_deadlines_is_everybodys_own_error(schedule: Schedule) -> None:
+    graph = NumpyGraph()
+    scheduler = schedule(graph)
+    blocker = hold(scheduler, graph, Caller(time.monotonic() + 0.3))
+    waiting = queue(scheduler, fp32([1]), fp32([2]), deadline=time.monotonic() + 0.6)
+    errors = [w.outcome() for w in (blocker, *waiting)]
+    assert all(isinstance(error, DeadlineExceeded) for error in errors)
+    assert len(set(map(id, errors))) == 3
+    assert at_rest(scheduler)
+    graph.gate.set()
+    assert scheduler.compute(fp32([1]), Caller())["y"].numpy().item() == 3
+    scheduler.close()
+
+
+def test_who_is_cancelled_while_it_waits_leaves_at_once(schedule: Schedule, metrics: ModelMetrics) -> None:
+    graph = NumpyGraph()
+    scheduler = schedule(graph)
+    blocker = hold(scheduler, graph)
+    waiting = queue(scheduler, fp32([1]), fp32([2]), fp32([3]))
+    waiting[1].caller.cancel()
+    waiting[1].caller.cancel()
+    assert isinstance(waiting[1].outcome(), RequestCancelled)
+    assert blocker.running
+    graph.gate.set()
+    assert [waiting[i].result().item() for i in (0, 2)] == [3, 7]
+    blocker.join()
+    assert graph.runs == [1, 2]
+    assert counted(BATCH_REJECTED, metrics, "cancelled") == 1
+    scheduler.close()
+
+
+def test_a_queue_timeout_ends_the_wait_but_not_a_run(schedule: Schedule, metrics: ModelMetrics) -> None:
+    graph = NumpyGraph()
+    scheduler = schedule(graph, queue_timeout=0.2)
+    blocker = hold(scheduler, graph)
+    waiting = queue(scheduler, fp32([1]), fp32([2]))
+    assert all(isinstance(w.outcome(), DeadlineExceeded) for w in waiting)
+    assert blocker.running
+    assert counted(BATCH_REJECTED, metrics, "timeout") == 2
+    graph.gate.set()
+    assert blocker.result().item() == 1
+    scheduler.close()
+
+
+def test_a_full_queue_refuses_those_that_would_have_to_wait(
+    schedule: Schedule, metrics: ModelMetrics
+) -> None:
+    graph = NumpyGraph()
+    scheduler = schedule(graph, max_queue_size=2)
+    blocker = hold(scheduler, graph)
+    waiting = queue(scheduler, fp32([1]), fp32([2]))
+    with pytest.raises(QueueFull, match="2 computations wait for graph 'numpy'") as caught:
+        scheduler.compute(fp32([3]), Caller())
+    assert caught.value.retry_after > 0
+    assert counted(BATCH_REJECTED, metrics, "queue_full") == 1
+    graph.gate.set()
+    assert [w.result().item() for w in (blocker, *waiting)] == [1, 3, 5]
+    assert scheduler.compute(fp32([3]), Caller())["y"].numpy().item() == 7
+    scheduler.close()
+
+
+def test_what_is_run_again_is_counted(schedule: Schedule, metrics: ModelMetrics) -> None:
+    graph = NumpyGraph(failing_for(13))
+    scheduler = schedule(graph)
+    blocker = hold(scheduler, graph)
+    waiting = queue(scheduler, fp32([1]), fp32([13]), fp32([2]))
+    graph.gate.set()
+    for one in (blocker, *waiting):
+        one.join()
+    assert counted(BATCH_RETRIES, metrics) == 3
+    scheduler.close()
+
+
+# --- The end
+
+
+def test_close_waits_for_all_that_came_before_and_refuses_what_comes_after(schedule: Schedule) -> None:
+    graph = NumpyGraph()
+    scheduler = schedule(graph, max_queue_delay=3600.0)
+    blocker = hold(scheduler, graph)
+    waiting = queue(scheduler, fp32([1]), fp32([2]), fp32([1, 2]))
+    closing = [threading.Thread(target=scheduler.close, daemon=True) for _ in range(2)]
+    for thread in closing:
+        thread.start()
+    until(lambda: scheduler._closed, "the closing")
+    with pytest.raises(ModelNotReady, match="graph 'numpy' is closed"):
+        scheduler.compute(fp32([3]), Caller())
+    assert all(thread.is_alive() for thread in closing)
+    graph.gate.set()
+    for thread in closing:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert [w.result().tolist() for w in (blocker, *waiting)] == [[[1]], [[3]], [[5]], [[3, 5]]]
+    scheduler.close()
+
+
+def test_close_ends_delays(schedule: Schedule) -> None:
+    graph = NumpyGraph()
+    scheduler = schedule(graph, max_queue_delay=3600.0)
+    blocker = hold(scheduler, graph)
+    waiting = queue(scheduler, fp32([1]), fp32([1, 2]))
+    graph.gate.set()
+    blocker.join()
+    assert waits(scheduler) == 2
+    scheduler.close()
+    assert [w.result().tolist() for w in waiting] == [[[3]], [[3, 5]]]
+
+
+# --- Memory
+
+
+def test_thousands_of_requests_leave_nothing_behind(schedule: Schedule) -> None:
+    """Of 64 KiB each: leaving one in a hundred would show."""
+    graph = NumpyGraph(failing_for(13))
+    scheduler = schedule(graph, max_queue_delay=0.0005)
+    width = 1 << 14
+
+    def ask(client: int, requests: int) -> None:
+        for i in range(requests):
+            x = np.full((1 + i % 2, width), 13 if i % 50 == client else client + i, np.float32)
+            caller = Caller(time.monotonic() + (0.0001 if i % 20 == client else 60))
+            try:
+                y = scheduler.compute({"x": Tensor.from_numpy(x)}, caller)["y"].numpy()
+            except (BackendError, DeadlineExceeded):
+                continue
+            assert (y == 2 * (client + i) + 1).all()
+
+    def clients(requests: int) -> None:
+        threads = [threading.Thread(target=ask, args=(c, requests)) for c in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    clients(25)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        clients(250)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert max(graph.runs) > 2, "nothing was merged"
+    assert after - before < 20 * 4 * width
+    assert len(scheduler._merging._staging._kept) <= 2
     scheduler.close()

@@ -24,6 +24,7 @@ from onnx import TensorProto, helper
 from kserve_wasm.artifact.config import Batching
 from kserve_wasm.backends import Graph, GraphSource, open_graph
 from kserve_wasm.batching import BatchScheduler, Caller
+from kserve_wasm.batching.gain import Gain
 from kserve_wasm.errors import (
     BackendError,
     DeadlineExceeded,
@@ -81,6 +82,7 @@ class Schedule:
 
     slots: int
     through: bool
+    fickle: bool
     batching: Batching
     steps: list[Step] = field(default_factory=list)
 
@@ -116,15 +118,16 @@ def schedules(draw: st.DrawFn) -> Schedule:
         max_queue_size=draw(st.sampled_from((0,) * 5 + (3,))),
         queue_timeout=draw(st.sampled_from((0.0,) * 6 + (0.002,))),
         priority_levels=draw(st.sampled_from((0, 3))),
-        adaptive=draw(st.sampled_from((False, False, True))),
+        adaptive=draw(st.sampled_from((False,) * 7 + (True,))),
         declared=largest > 1 and draw(st.sampled_from((True, True, True, False))),
     )
     start = [Do("hold")] if draw(st.sampled_from((True, True, False))) else []
     return Schedule(
-        draw(st.sampled_from((1, 1, 2, 3))),
-        draw(st.booleans()),
-        batching,
-        [*start, *draw(steps), *draw(endings)],
+        slots=draw(st.sampled_from((1, 1, 2, 3))),
+        through=draw(st.booleans()),
+        fickle=draw(st.sampled_from((False,) * 5 + (True,))),
+        batching=batching,
+        steps=[*start, *draw(steps), *draw(endings)],
     )
 
 
@@ -186,6 +189,16 @@ class Asked:
             assert re.search(world.failure.format(self.own.min()), str(outcome))
 
 
+class Fickle(Gain):
+    """Changes its mind after every run."""
+
+    __slots__ = ()
+
+    def ran(self, rows: int, seconds: float) -> None:
+        super().ran(rows, seconds)
+        self.limit = {1: 2, 2: self._max}.get(self.limit, 1)
+
+
 class World:
     """A schedule while it is carried out."""
 
@@ -201,6 +214,8 @@ class World:
         self.scheduler = BatchScheduler(
             self.graph, schedule.batching, schedule.slots, metrics.graph("g", first=True)
         )
+        if schedule.fickle:
+            self.scheduler._gain = Fickle(schedule.batching.max_batch_size)
         self.asked: list[Asked] = []
         self.closing: threading.Thread | None = None
 
@@ -301,7 +316,7 @@ class World:
         batching = self.schedule.batching
         largest = max([batching.max_batch_size, *(a.spec.rows for a in self.asked)])
         assert max(self.graph.runs, default=0) <= largest
-        if batching.max_batch_size > 1 and not batching.adaptive:
+        if batching.max_batch_size > 1 and not (batching.adaptive or self.schedule.fickle):
             impatient = sum(not a.spec.may_wait for a in self.asked)
             assert self.graph.most <= self.schedule.slots + impatient
         statistics = self.metrics.statistics.snapshot()
