@@ -339,8 +339,8 @@ class BatchScheduler:
                 self._metrics.rejected("cancelled" if isinstance(error, RequestCancelled) else "timeout")
             elif request.state is not _State.RIDING:
                 return
+            request.outcome = error  # before its thread, which may be awake, sees that it is there
             request.state = _State.DONE
-            request.outcome = error
         request.wake()
 
     # --- Running
