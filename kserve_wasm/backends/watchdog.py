@@ -62,15 +62,19 @@ class Watchdog:
                 self._wake_at = math.inf
                 now = time.monotonic()
                 earliest = math.inf
+                called = False
                 for token, (deadline, stop) in self._watches.copy().items():
                     if deadline > now:
                         earliest = min(earliest, deadline)
                         continue
                     self._watches.pop(token, None)
+                    called = True
                     try:
                         stop()
                     except Exception:
                         _log.exception("stopping a run past its deadline failed")
+                if called:
+                    continue  # what was called may have watched something, unnoticed: on this thread nobody is woken
                 self._wake_at = earliest
                 timeout = None if earliest == math.inf else min(earliest - now, threading.TIMEOUT_MAX)
                 self._changed.wait(timeout)

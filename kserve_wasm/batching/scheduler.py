@@ -57,6 +57,7 @@ class _Request:
         at_once: it did not have to wait.
         batch: those that its thread is to run, itself among them.
         memory_free: nobody reads its inputs.
+        ripe: a slot was asked for when its delay was over. Until then its thread has to do so, however late it is.
     """
 
     __slots__ = (
@@ -69,6 +70,7 @@ class _Request:
         "memory_free",
         "outcome",
         "rank",
+        "ripe",
         "rows",
         "since",
         "state",
@@ -99,6 +101,7 @@ class _Request:
         self.batch: list[_Request] | None = None
         self.outcome: Outcome | None = None
         self.memory_free = True
+        self.ripe = False
 
     def wake(self) -> None:
         """Tells its thread that there is something to do."""
@@ -236,10 +239,12 @@ class BatchScheduler:
 
     def close(self) -> None:
         """Refuses further work, waits for what runs or waits, and closes the graph. May be called again."""
-        with self._idle:
+        with self._lock:
             self._closed = True
-            while (leader := self._claim()) is not None:  # nobody is to wait for others any more
-                leader.wake()
+            leaders = list(iter(self._claim, None))  # nobody is to wait for others any more
+        for leader in leaders:
+            leader.wake()
+        with self._idle:
             self._idle.wait_for(lambda: not self._running and not self._queue.waiting)
         self._graph.close()
 
@@ -251,7 +256,9 @@ class BatchScheduler:
         if batching.queue_timeout:
             until = min(until, time.monotonic() + batching.queue_timeout)
         priority = (caller.priority or batching.default_priority_level) if batching.priority_levels else 0
-        return kind(inputs, caller, self._merging.fit(inputs), (priority, next(self._arrivals)), until)
+        request = kind(inputs, caller, self._merging.fit(inputs), (priority, next(self._arrivals)), until)
+        request.ripe = not batching.max_queue_delay
+        return request
 
     def _enqueue(self, request: _Request) -> None:
         with self._lock:
@@ -264,8 +271,9 @@ class BatchScheduler:
                     f"{waiting} computations wait for graph '{self._graph.name}' already: try again, or raise "
                     "batching.max_queue_size"
                 )
+            idle = self._running < self._slots() and not self._queue.waiting
             self._queue.add(request)
-            leader = self._claim()
+            leader = self._claim(ripe=idle)
             request.at_once = leader is request
         if leader is not None:
             leader.wake()
@@ -274,7 +282,10 @@ class BatchScheduler:
         """Has its times seen to, as a thread that waits does for itself."""
         wake = self._next_time(request)
         if wake < math.inf and not request.told():
+            former = request.watch
             watch = request.watch = WATCHDOG.watch(wake, lambda: self._at_time(request))
+            if former is not None:
+                WATCHDOG.forget(former)
             if request.told():  # meanwhile, and nobody is to hold it any longer
                 WATCHDOG.forget(watch)
                 request.caller.on_cancel(None)
@@ -310,8 +321,9 @@ class BatchScheduler:
         """``time.monotonic()`` seconds at which a request that waits has to be seen to."""
         if request.state is not _State.QUEUED:
             return request.caller.deadline
-        ripe = request.since + self._batching.max_queue_delay
-        return min(request.until, ripe) if ripe > time.monotonic() else request.until
+        if request.ripe:
+            return request.until
+        return min(request.until, request.since + self._batching.max_queue_delay)
 
     def _at_time(self, request: _Request) -> None:
         """A time that concerns ``request`` has come: it has waited long enough, or too long."""
@@ -322,6 +334,7 @@ class BatchScheduler:
             error = DeadlineExceeded(f"graph '{self._graph.name}': the deadline passed {where}")
             self._give_up(request, error)
             return
+        request.ripe |= now >= request.since + self._batching.max_queue_delay
         with self._lock:
             leader = self._claim()
         if leader is not None:
@@ -352,24 +365,27 @@ class BatchScheduler:
         # Without a batch to fill, waiting only costs; but large graphs' memory is not for any number of runs.
         return _QUICK_SLOTS if 0 < self._gain.alone < _QUICK else 2 * self._merged_slots
 
-    def _claim(self) -> _Request | None:
+    def _claim(self, *, ripe: bool = False) -> _Request | None:
         """Takes a free slot for those that wait, if they need not wait for others; returns who is to be woken.
 
         The lock is held. While a slot is free, those that wait need to: so one claim is enough for one arrival.
         """
-        leader = self._next_leader() if self._running < self._slots() else None
+        leader = self._next_leader(ripe=ripe) if self._running < self._slots() else None
         if leader is not None:
             self._running += 1
         return leader
 
-    def _next_leader(self) -> _Request | None:
+    def _next_leader(self, *, ripe: bool = False) -> _Request | None:
         """Forms the next batch, and returns the request whose thread is to run it; None when nobody's is, yet.
 
         The latest deadline leads: the run may take until then, and the others may leave before.
+
+        Args:
+            ripe: nobody is to wait for others.
         """
         if not self._queue.waiting:
             return None
-        batch = self._queue.take(time.monotonic(), self._gain.limit, ripe=self._closed)
+        batch = self._queue.take(time.monotonic(), self._gain.limit, ripe=ripe or self._closed)
         if not batch:
             return None
         leader = max(batch, key=_deadline) if len(batch) > 1 else batch[0]
@@ -471,6 +487,9 @@ class BatchScheduler:
             following = self._hand_on()
         if outcomes is None:
             self._metrics.retried(len(batch))
+            for request in batch:
+                if isinstance(request, _Submitted):
+                    self._watch(request)  # its time may have come while it led
         if following is not None:
             following.wake()
         for request in told:

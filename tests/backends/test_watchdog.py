@@ -51,6 +51,19 @@ def test_forgetting_what_was_stopped_already_keeps_the_others() -> None:
         dog.forget(other)
 
 
+def test_what_is_called_may_watch_something_itself() -> None:
+    dog, stopped = Watchdog(), threading.Event()
+    kept = []
+
+    def again() -> None:
+        kept.append(dog.watch(time.monotonic() + 0.02, stopped.set))
+
+    kept.append(dog.watch(time.monotonic() + 0.02, again))
+    assert stopped.wait(60)
+    for watch in kept:
+        dog.forget(watch)
+
+
 def test_a_stop_that_fails_is_logged_and_the_next_still_comes(caplog: pytest.LogCaptureFixture) -> None:
     dog, stopped = Watchdog(), threading.Event()
 

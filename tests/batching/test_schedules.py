@@ -57,6 +57,7 @@ class Ask:
     may_wait: bool
     seconds: float | None
     cancelled: bool
+    submits: bool
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ asks = st.builds(
     may_wait=st.sampled_from((True,) * 9 + (False,)),
     seconds=st.sampled_from((None,) * 9 + (SOON, SOON, -1.0)),
     cancelled=st.sampled_from((False,) * 15 + (True,)),
+    submits=st.sampled_from((False, False, True)),
 )
 bursts = st.lists(asks, min_size=2, max_size=5)
 do = st.sampled_from(
@@ -105,7 +107,8 @@ cancel = st.builds(Cancel, st.integers(1, 4)).map(lambda c: [c])
 steps = st.lists(st.one_of(bursts, bursts, do, do, cancel), min_size=3, max_size=10).map(
     lambda groups: [step for group in groups for step in group]
 )
-endings = st.sampled_from(([], [Do("close")], [Do("close"), Ask(1, 1, False, 0, True, None, False)]))
+PLAIN = Ask(1, 1, False, 0, True, None, False, False)
+endings = st.sampled_from(([], [Do("close")], [Do("close"), PLAIN]))
 
 
 @st.composite
@@ -147,12 +150,15 @@ class Asked:
         if spec.cancelled:
             caller.cancel()
         self.answered_at = 0.0
-        self.computation = Computation(scheduler, inputs, caller, then=self._poison)
+        self.may_wait = spec.may_wait or spec.submits
+        self.computation = Computation(scheduler, inputs, caller, then=self._poison, submits=spec.submits)
         self.computation.start()
 
     def _poison(self) -> None:
         self.answered_at = time.monotonic()
         (answer,) = self.computation.answers
+        if self.spec.submits:
+            return  # its memory stays
         if isinstance(answer, BaseException) or not np.may_share_memory(answer["y"].numpy(), self.x):
             self.x.fill(POISON)
 
@@ -173,14 +179,14 @@ class Asked:
         assert "Traceback" not in str(outcome)
         if isinstance(outcome, DeadlineExceeded):
             passed = self.computation.caller.deadline
-            if batching.queue_timeout and spec.may_wait:
+            if batching.queue_timeout and self.may_wait:
                 passed = min(passed, self.asked + batching.queue_timeout)
             assert self.answered_at >= passed, "before its deadline"
         elif isinstance(outcome, RequestCancelled):
             assert self.cancelled
         elif isinstance(outcome, QueueFull):
             assert batching.max_queue_size
-            assert spec.may_wait
+            assert self.may_wait
         elif isinstance(outcome, ModelNotReady):
             assert world.closing is not None
         else:
@@ -310,14 +316,14 @@ class World:
         if self.closing.is_alive():
             pytest.fail(f"close() does not end\n{stacks()}")
         with pytest.raises(ModelNotReady):
-            self.scheduler.compute(self.inputs(0, Ask(1, 1, False, 0, True, None, False)), Caller())
+            self.scheduler.compute(self.inputs(0, PLAIN), Caller())
 
     def _check_runs(self) -> None:
         batching = self.schedule.batching
         largest = max([batching.max_batch_size, *(a.spec.rows for a in self.asked)])
         assert max(self.graph.runs, default=0) <= largest
         if batching.max_batch_size > 1 and not (batching.adaptive or self.schedule.fickle):
-            impatient = sum(not a.spec.may_wait for a in self.asked)
+            impatient = sum(not a.may_wait for a in self.asked)
             assert self.graph.most <= self.schedule.slots + impatient
         statistics = self.metrics.statistics.snapshot()
         counts = statistics["execution_count"], statistics["inference_count"]

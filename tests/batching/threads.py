@@ -19,10 +19,17 @@ PATIENCE = 60.0
 
 
 class Computation:
-    """One call of ``compute`` on a thread of its own, which calls ``then`` as soon as it has the answer.
+    """One call of ``compute`` on a thread of its own, or of ``submit`` on the thread that starts it.
 
     Attributes:
         answers: what it returned or raised; exactly one thing.
+
+    Args:
+        scheduler: whose.
+        inputs: the tensors.
+        caller: for whom.
+        then: called as soon as there is an answer.
+        submits: whether it is submitted, and runs on threads of its own.
     """
 
     def __init__(
@@ -31,37 +38,51 @@ class Computation:
         inputs: Mapping[str, Tensor],
         caller: Caller | None = None,
         then: Callable[[], None] | None = None,
+        *,
+        submits: bool = False,
     ) -> None:
         self.caller = Caller() if caller is None else caller
         self.inputs = inputs
         self.answers: list[Mapping[str, Tensor] | BaseException] = []
         self._scheduler = scheduler
         self._then = then
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._submits = submits
+        self._answered = threading.Event()
 
     def start(self) -> Computation:
         """Starts it."""
-        self._thread.start()
+        if self._submits:
+            try:
+                self._scheduler.submit(self.inputs, self.caller, self._answer, spawn)
+            except BaseException as error:
+                self._answer(error)
+        else:
+            spawn(self._run)
         return self
 
     def _run(self) -> None:
+        answer: Mapping[str, Tensor] | BaseException
         try:
-            self.answers.append(self._scheduler.compute(self.inputs, self.caller))
+            answer = self._scheduler.compute(self.inputs, self.caller)
         except BaseException as error:
-            self.answers.append(error)
+            answer = error
+        self._answer(answer)
+
+    def _answer(self, answer: Mapping[str, Tensor] | BaseException) -> None:
+        self.answers.append(answer)
         if self._then is not None:
             self._then()
+        self._answered.set()
 
     def join(self, seconds: float = PATIENCE) -> None:
         """Waits until it is answered; fails with every thread's stack when it is not."""
-        self._thread.join(seconds)
-        if self._thread.is_alive():
+        if not self._answered.wait(seconds):
             pytest.fail(f"a computation has no answer after {seconds:g} s\n{stacks()}")
 
     @property
     def running(self) -> bool:
         """Whether there is no answer yet."""
-        return self._thread.is_alive()
+        return not self._answered.is_set()
 
     def outcome(self) -> Mapping[str, Tensor] | BaseException:
         """Its one answer or error."""
@@ -75,6 +96,11 @@ class Computation:
         if isinstance(answer, BaseException):
             raise answer
         return answer[name].numpy()
+
+
+def spawn(work: Callable[[], None]) -> None:
+    """Runs ``work`` on a new thread."""
+    threading.Thread(target=work, daemon=True).start()
 
 
 def until(condition: Callable[[], object], what: str) -> None:
