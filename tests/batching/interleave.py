@@ -1,8 +1,7 @@
-"""Threads that take turns at every line of the scheduler, on a clock that only waiting moves: to try interleavings one by
-one, each the same whenever it is tried.
+"""Interleavings of the scheduler's threads, tried one by one, each the same whenever it is tried.
 
-One thread runs at a time, until it waits, or until the step at which the interleaving says that another goes on. Who waits
-for what never comes is found at once.
+The threads take turns, line by line, on a clock that only waiting moves. One runs until it waits, or until the step at
+which the interleaving says that another goes on. Who waits for what never comes is found at once.
 """
 
 from __future__ import annotations
