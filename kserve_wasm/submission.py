@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from kserve_wasm.batching import Caller
-from kserve_wasm.errors import DeadlineExceeded, GuestError, QueueFull, WasmServingError
+from kserve_wasm.errors import DeadlineExceeded, GuestError, ModelNotReady, QueueFull, WasmServingError
 from kserve_wasm.guest import Timing
-from kserve_wasm.guest.pace import INLINE_BUDGET, Pace, Shapes
+from kserve_wasm.guest.pace import INLINE_BUDGET, INLINE_SECONDS, Pace, Shapes
 from kserve_wasm.guest.pending import PendingResponse
-from kserve_wasm.guest.pool import Job
+from kserve_wasm.guest.pool import GuestPool, Job
 from kserve_wasm.request import InferenceRequest, InferenceResponse
 from kserve_wasm.tensors import Tensor
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from kserve_wasm.model import WasmModel
 
 logger = logging.getLogger(__name__)
+
+GRAPHS = GuestPool()
+"""The threads that run graphs for requests whose guests have ended: not those that guests wait on for graphs."""
+
+INLINE_BATCH_SECONDS = 5 * INLINE_SECONDS
+"""A batch may hold the event loop for as long before graphs of its model are kept from there."""
 
 Outcome: TypeAlias = InferenceResponse | Exception
 """What a request ends with."""
@@ -37,11 +44,13 @@ class Submission:
     __slots__ = (
         "_cancelled",
         "_done",
+        "_here",
         "_job",
         "_loop",
         "_model",
         "_pending",
         "_request",
+        "_thread",
         "_timer",
         "_timing",
         "caller",
@@ -58,6 +67,8 @@ class Submission:
         self._timing = Timing()
         self._job: Job | None = None
         self._pending: PendingResponse | None = None
+        self._here: Caller | None = None
+        self._thread = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -65,9 +76,11 @@ class Submission:
         """The client is gone: a waiting request is not run, and the outcome of a running one is dropped."""
         self._cancelled = True
         self.caller.cancel()
+        if self._here is not None:
+            self._here.cancel()
         job = self._job
-        if job is not None:
-            self._model.lane.discard(job)
+        if job is not None and self._model.lane.discard(job):
+            self._job = None
         if self._timer is not None:
             self._timer.cancel()
 
@@ -103,8 +116,9 @@ class Submission:
         """Has the graph run that is still missing: quick ones on the event loop, with all that arrive in this turn."""
         model = self._model
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._pending = pending
-        if model.put_off >= model.guest.workers + model.config.instances.queue:
+        if model.put_off >= model.lane.capacity:
             self._conclude(
                 QueueFull(
                     f"{model.put_off} requests wait for this model's graphs already: try again, or raise its queue"
@@ -114,18 +128,42 @@ class Submission:
         model.put_off += 1
         try:
             if quick:
-                caller = Caller(
-                    min(self.caller.deadline, time.monotonic() + INLINE_BUDGET), self.caller.priority
-                )
-                pending.scheduler.submit(pending.inputs, caller, self._computed_here, self._loop.call_soon)
+                limit = min(self.caller.deadline, time.monotonic() + INLINE_BUDGET)
+                caller = self._here = Caller(limit, self.caller.priority)
+                pending.scheduler.submit(pending.inputs, caller, self._computed_soon, self._spawn_here)
             else:
-                pending.scheduler.submit(pending.inputs, self.caller, self._computed, model.pool.run)
+                pending.scheduler.submit(pending.inputs, self.caller, self._computed, GRAPHS.run)
         except WasmServingError as error:
             self._complete(error)
+
+    def _spawn_here(self, work: Callable[[], None]) -> None:
+        """Has a batch run on the event loop; called on any thread."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._run_here, work)
+        except RuntimeError:  # it has ended
+            raise ModelNotReady("the server has stopped") from None
+
+    def _run_here(self, work: Callable[[], None]) -> None:
+        start = time.monotonic()
+        work()
+        if time.monotonic() - start > INLINE_BATCH_SECONDS:
+            self._model.pace.surprised()
+
+    def _computed_soon(self, outputs: Mapping[str, Tensor] | Exception) -> None:
+        """On any thread, though the event loop's as a rule."""
+        if threading.get_ident() == self._thread:
+            self._computed_here(outputs)
+            return
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(self._computed_here, outputs)
 
     def _computed_here(self, outputs: Mapping[str, Tensor] | Exception) -> None:
         """On the event loop."""
         assert self._pending is not None
+        assert self._here is not None
+        self.caller.queued_ns += self._here.queued_ns
         if isinstance(outputs, DeadlineExceeded) and time.monotonic() < self.caller.deadline:
             self._model.pace.surprised()
             self._model.put_off -= 1
@@ -147,10 +185,12 @@ class Submission:
         if isinstance(outputs, Exception):
             self._conclude(self._told(outputs))
             return
+        outcome: Outcome
         try:
-            self._conclude(pending.complete(outputs))
-        except WasmServingError as error:
-            self._conclude(error.with_traceback(None))
+            outcome = pending.complete(outputs)
+        except Exception as error:
+            outcome = self._told(error)
+        self._conclude(outcome)
 
     def _conclude(self, outcome: Outcome) -> None:
         self._pending = None
@@ -163,10 +203,11 @@ class Submission:
     def run_on_thread(self) -> None:
         """Hands the request to a thread, or lets it wait for one."""
         self._loop = asyncio.get_running_loop()
-        self._job = Job(self._run, self._answer, self.caller.deadline, self.caller.priority)
+        self._job = Job(self._run, self._refuse, self.caller.deadline, self.caller.priority)
         try:
             self._model.lane.submit(self._job)
         except WasmServingError as error:
+            self._job = None
             self._done(error)
             self._count(error, 0)
             return
@@ -175,8 +216,16 @@ class Submission:
     def _expire(self) -> None:
         job = self._job
         if job is not None and self._model.lane.discard(job):
+            self._job = None
             error = DeadlineExceeded("the deadline passed while the request waited for a worker")
             self._deliver(error)
+            self._count(error, time.monotonic_ns() - int(job.queued_at * 1e9))
+
+    def _refuse(self, error: Exception) -> None:
+        """On a pool thread, in place of :meth:`_run`."""
+        job, self._job = self._job, None
+        self._answer(error)
+        if job is not None:
             self._count(error, time.monotonic_ns() - int(job.queued_at * 1e9))
 
     def _run(self) -> None:

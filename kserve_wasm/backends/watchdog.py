@@ -57,27 +57,30 @@ class Watchdog:
             self._changed.notify()
 
     def _watch(self) -> None:
+        while True:
+            for stop in self._due():
+                try:
+                    stop()
+                except Exception:  # noqa: PERF203
+                    _log.exception("stopping a run past its deadline failed")
+
+    def _due(self) -> list[Callable[[], None]]:
+        """Whom to call now; sleeps when that is nobody. They are called without the lock, and may watch something."""
         with self._changed:
-            while True:
-                self._wake_at = math.inf
-                now = time.monotonic()
-                earliest = math.inf
-                called = False
-                for token, (deadline, stop) in self._watches.copy().items():
-                    if deadline > now:
-                        earliest = min(earliest, deadline)
-                        continue
-                    self._watches.pop(token, None)
-                    called = True
-                    try:
-                        stop()
-                    except Exception:
-                        _log.exception("stopping a run past its deadline failed")
-                if called:
-                    continue  # what was called may have watched something, unnoticed: on this thread nobody is woken
+            self._wake_at = math.inf
+            now = time.monotonic()
+            earliest = math.inf
+            due = []
+            for token, (deadline, stop) in self._watches.copy().items():
+                if deadline > now:
+                    earliest = min(earliest, deadline)
+                elif self._watches.pop(token, None):
+                    due.append(stop)
+            if not due:
                 self._wake_at = earliest
                 timeout = None if earliest == math.inf else min(earliest - now, threading.TIMEOUT_MAX)
                 self._changed.wait(timeout)
+            return due
 
 
 WATCHDOG = Watchdog()

@@ -101,7 +101,7 @@ class Gain:
 
     def _settle(self) -> None:
         """Takes the best size that is known, until sizes are tried again."""
-        smallest = self._smallest
+        smallest = self._smallest = next(size for size, each in enumerate(self._best) if each)
         alone = self._best[smallest]
         handover = HANDOVER / (1 << smallest - 1)  # for an entry
         best, size = min((each, size) for size, each in enumerate(self._best) if each)

@@ -26,13 +26,20 @@ def open_in_process(source: GraphSource, config: ModelConfig, metrics: ModelMetr
     graph = open_graph(source, config.device)
     try:
         batching = config.batching_of(source.name)
-        slots = batching.max_concurrent_batches or _slots(graph)
+        slots = alone = batching.max_concurrent_batches
+        if not slots:
+            slots, alone = _slots(graph, source)
         counted = metrics.graph(source.name, first=source.name == config.graphs[0].name)
-        return BatchScheduler(graph, batching, slots, counted)
+        return BatchScheduler(graph, batching, slots, counted, alone)
     except BaseException:
         graph.close()
         raise
 
 
-def _slots(graph: Graph) -> int:
-    return 2 if graph.device == "gpu" else available_cpus()
+def _slots(graph: Graph, source: GraphSource) -> tuple[int, int]:
+    """Runs at a time: of merged ones as many as the CPUs have room for, of others enough that no CPU waits for one."""
+    cpus = available_cpus()
+    if graph.device == "gpu":
+        return 2, 2 * cpus
+    threads = source.options.get("intra_op_threads") or cpus
+    return max(1, cpus // threads), 2 * cpus

@@ -27,6 +27,9 @@ class Waiting(Protocol):
     until: float
 
 
+_LOOKED_AT = 16
+"""Keys of requests that may all wait, after which no further are looked at: clients can make any number of them."""
+
 T = TypeVar("T", bound=Waiting)
 
 
@@ -75,6 +78,8 @@ class BatchQueue(Generic[T]):
                 return [head]
             if head.key in passed:
                 continue
+            if len(passed) == _LOOKED_AT:
+                break
             batch = self._together(head.key, now, min(limit or self._max, self._max), ripe=ripe)
             if batch:
                 chosen = set(map(id, batch))

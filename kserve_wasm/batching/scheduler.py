@@ -8,6 +8,7 @@ it for all. So each computation is handed over once, however large its batch.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -34,12 +35,14 @@ from kserve_wasm.errors import (
 from kserve_wasm.metrics import GraphMetrics
 from kserve_wasm.tensors import Tensor
 
+logger = logging.getLogger(__name__)
+
 _STAGING_POLL = 0.001
 """Seconds between looks at whether a request's memory has been read, when its caller wants to leave."""
 
 _QUICK = 4 * HANDOVER
 """Runs that take fewer seconds do not wait for each other unless they are merged."""
-_QUICK_SLOTS = 1 << 30
+_QUICK_SLOTS = 128
 
 
 class _State(Enum):
@@ -142,7 +145,10 @@ class _Submitted(_Request):
             if watch is not None:
                 WATCHDOG.forget(watch)
             self.caller.on_cancel(None)
-            self.done(self.outcome)
+            try:
+                self.done(self.outcome)
+            except Exception:  # it must not keep the others of a batch from theirs
+                logger.exception("an answer could not be given")
 
 
 _R = TypeVar("_R", bound=_Request)
@@ -155,22 +161,27 @@ class BatchScheduler:
         graph: the graph; it belongs to the scheduler, which closes it.
         batching: how to merge.
         slots: runs at a time.
+        alone: the same while none are merged; runs of microseconds are not counted then. None: as ``slots``.
         metrics: what is counted.
 
     Raises:
         ModelLoadError: the configuration asks for what the graph does not offer.
     """
 
-    def __init__(self, graph: Graph, batching: Batching, slots: int, metrics: GraphMetrics) -> None:
+    def __init__(
+        self, graph: Graph, batching: Batching, slots: int, metrics: GraphMetrics, alone: int | None = None
+    ) -> None:
         self._graph = graph
         self._batching = batching
         self._merging = MergingGraph(graph, batching)
         self._metrics = metrics
         self._gain = Gain(batching.max_batch_size if self._merging.merges else 1, adaptive=batching.adaptive)
         self._merged_slots = slots
+        self._alone_slots = slots if alone is None else alone
         self._queue: BatchQueue[_Request] = BatchQueue(batching)
         self._running = 0
         self._closed = False
+        self._warned = False
         self._arrivals = count()
         self._lock = threading.Lock()  # held to look and count, never while the graph runs
         self._idle = threading.Condition(self._lock)
@@ -331,8 +342,7 @@ class BatchScheduler:
         queued = request.state is _State.QUEUED
         if now >= (request.until if queued else request.caller.deadline):
             where = "while the computation waited for its turn" if queued else "during the run"
-            error = DeadlineExceeded(f"graph '{self._graph.name}': the deadline passed {where}")
-            self._give_up(request, error)
+            self._give_up(request, self._too_late(where))
             return
         request.ripe |= now >= request.since + self._batching.max_queue_delay
         with self._lock:
@@ -341,6 +351,9 @@ class BatchScheduler:
             leader.wake()
         if isinstance(request, _Submitted):
             self._watch(request)
+
+    def _too_late(self, when: str) -> DeadlineExceeded:
+        return DeadlineExceeded(f"graph '{self._graph.name}': the deadline passed {when}")
 
     def _give_up(self, request: _Request, error: WasmServingError) -> None:
         """Ends ``request`` with ``error``, unless its thread runs a batch for others, or its outcome is there."""
@@ -360,10 +373,10 @@ class BatchScheduler:
 
     def _slots(self) -> int:
         """Runs at a time, now."""
-        if self._gain.limit > 1:
+        if self.merging_pays:
             return self._merged_slots
         # Without a batch to fill, waiting only costs; but large graphs' memory is not for any number of runs.
-        return _QUICK_SLOTS if 0 < self._gain.alone < _QUICK else 2 * self._merged_slots
+        return _QUICK_SLOTS if 0 < self._gain.alone < _QUICK else self._alone_slots
 
     def _claim(self, *, ripe: bool = False) -> _Request | None:
         """Takes a free slot for those that wait, if they need not wait for others; returns who is to be woken.
@@ -385,7 +398,8 @@ class BatchScheduler:
         """
         if not self._queue.waiting:
             return None
-        batch = self._queue.take(time.monotonic(), self._gain.limit, ripe=ripe or self._closed)
+        limit = self._gain.limit if self._merging.merges else 1
+        batch = self._queue.take(time.monotonic(), limit, ripe=ripe or self._closed)
         if not batch:
             return None
         leader = max(batch, key=_deadline) if len(batch) > 1 else batch[0]
@@ -442,13 +456,25 @@ class BatchScheduler:
         except Exception as error:
             # Of several nobody knows yet whose fault it was: they are run again, each alone.
             outcomes = [error] if len(batch) == 1 else None
+            if outcomes is None and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "a merged run of graph '%s' failed, and each request is run alone; of further ones only "
+                    "kserve_wasm_batch_retries tells: %s",
+                    self._graph.name,
+                    str(error),
+                )
         self._settle(leader, batch, outcomes)
         outcomes = None  # an error's traceback holds this frame
-        if run is not None:
+        if run is None:
+            return
+        if run.merged:
             rows = sum(request.rows for request in batch)
-            if run.infer_ns:
-                self._gain.ran(rows, (run.input_ns + run.infer_ns + run.output_ns) * 1e-9)
+            self._gain.ran(rows, (run.input_ns + run.infer_ns + run.output_ns) * 1e-9)
             self._metrics.executed(rows, waited, run.input_ns, run.infer_ns, run.output_ns)
+        else:
+            for i, request in enumerate(batch):
+                self._metrics.executed(request.rows, waited[i : i + 1], 0, run.infer_ns // len(batch), 0)
 
     def _run_merged(self, batch: list[_Request], deadline: float) -> Run:
         fits = [request.fit for request in batch if request.fit is not None]
@@ -473,14 +499,14 @@ class BatchScheduler:
                 request.memory_free = True
                 if request.state is _State.DONE:
                     continue  # it left
-                if outcomes is None:
+                if outcomes is None and request.caller.deadline > now:
                     request.key = None
                     request.since = now
                     request.until = request.caller.deadline
                     request.state = _State.QUEUED
                     self._queue.add(request)
                     continue
-                request.outcome = outcomes[i]
+                request.outcome = self._too_late("during the run") if outcomes is None else outcomes[i]
                 request.state = _State.DONE
                 if request is not leader or isinstance(request, _Submitted):
                     told.append(request)

@@ -174,6 +174,11 @@ class Lane:
         self._lock = threading.Lock()
 
     @property
+    def capacity(self) -> int:
+        """Jobs that there may be, running and waiting."""
+        return self._workers + self._capacity
+
+    @property
     def running(self) -> int:
         """Jobs that have a thread, or are next for one."""
         return self._running

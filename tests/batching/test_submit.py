@@ -178,3 +178,45 @@ def test_what_is_refused_at_once_is_raised_and_not_told(schedule: Schedule) -> N
     with pytest.raises(ModelNotReady):
         scheduler.submit(fp32([2]), Caller(), told.append, refuse)
     assert told == []
+
+
+def test_a_failed_batch_whose_time_is_over_is_not_run_again(schedule: Schedule) -> None:
+    """Nobody would be left to take it out of the queue."""
+    soon = time.monotonic() + 0.5
+
+    def fails_late(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if inputs["x"].shape[0] == 1:
+            return doubled(inputs)
+        time.sleep(max(0.0, soon + 0.05 - time.monotonic()))
+        raise BackendError("out of memory")
+
+    graph = NumpyGraph(fails_late)
+    scheduler = schedule(graph)
+    graph.gate.clear()
+    blocker = Computation(scheduler, fp32([0])).start()
+    assert graph.began.acquire(timeout=60)
+    late = [Computation(scheduler, fp32([n]), Caller(soon), submits=True).start() for n in (1, 2)]
+    graph.gate.set()
+    assert blocker.result().item() == 1
+    for one in late:
+        assert isinstance(one.outcome(), DeadlineExceeded)
+    assert graph.runs == [1, 2]
+    scheduler.close()
+
+
+def test_one_whose_answer_cannot_be_taken_keeps_nobody_from_theirs(schedule: Schedule) -> None:
+    graph = NumpyGraph()
+    scheduler = schedule(graph)
+    graph.gate.clear()
+    blocker = Computation(scheduler, fp32([0])).start()
+    assert graph.began.acquire(timeout=60)
+
+    def broken(_outcome: object) -> None:
+        raise RuntimeError("the client's connection is gone")
+
+    scheduler.submit(fp32([1]), Caller(), broken, lambda work: threading.Thread(target=work).start())
+    other = Computation(scheduler, fp32([2]), submits=True).start()
+    graph.gate.set()
+    assert other.result().item() == 5
+    blocker.join()
+    scheduler.close()
