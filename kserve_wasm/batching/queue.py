@@ -28,7 +28,8 @@ class Waiting(Protocol):
 
 
 _LOOKED_AT = 16
-"""Keys of requests that may all wait, after which no further are looked at: clients can make any number of them."""
+"""Keys of requests that may all wait, after which only those that have waited long enough are looked at: clients can
+make any number of keys."""
 
 T = TypeVar("T", bound=Waiting)
 
@@ -78,8 +79,8 @@ class BatchQueue(Generic[T]):
                 return [head]
             if head.key in passed:
                 continue
-            if len(passed) == _LOOKED_AT:
-                break
+            if len(passed) >= _LOOKED_AT and not ripe and now < head.since + self._delay:
+                continue
             batch = self._together(head.key, now, min(limit or self._max, self._max), ripe=ripe)
             if batch:
                 chosen = set(map(id, batch))

@@ -43,6 +43,8 @@ _STAGING_POLL = 0.001
 _QUICK = 4 * HANDOVER
 """Runs that take fewer seconds do not wait for each other unless they are merged."""
 _QUICK_SLOTS = 128
+_LONG = 20 * HANDOVER
+"""Seconds of a run beside which a hand-over does not count."""
 
 
 class _State(Enum):
@@ -374,7 +376,10 @@ class BatchScheduler:
     def _slots(self) -> int:
         """Runs at a time, now."""
         if self.merging_pays:
-            return self._merged_slots
+            if self._gain.alone >= _LONG:
+                return self._merged_slots
+            # The time between two runs counts where they are short: it takes further runs to fill it.
+            return max(self._merged_slots, self._alone_slots // 2)
         # Without a batch to fill, waiting only costs; but large graphs' memory is not for any number of runs.
         return _QUICK_SLOTS if 0 < self._gain.alone < _QUICK else self._alone_slots
 
