@@ -18,7 +18,7 @@ from kserve_wasm.artifact.config import ModelConfig
 from kserve_wasm.batching import Caller, OpenScheduler, open_in_process
 from kserve_wasm.errors import ModelNotReady, WasmServingError
 from kserve_wasm.guest import GuestModel
-from kserve_wasm.guest.pace import INLINE_BYTES, Pace, Shapes
+from kserve_wasm.guest.pace import INLINE_BYTES, Company, Pace, Shapes
 from kserve_wasm.guest.pool import GuestPool, Lane
 from kserve_wasm.metrics import ModelMetrics
 from kserve_wasm.protocol.checks import check_inputs, check_outputs, priority_of, timeout_of
@@ -54,6 +54,7 @@ class WasmModel(Model):  # type: ignore[misc]
         lane: its way to the threads that run guests.
         pace: how long requests take.
         guest_pace: how long they take without the graphs that may run when the guest has ended.
+        company: whether quick requests come several at a time.
         put_off: requests whose guest has ended, and that wait for a graph.
         leases: requests that chose this model and have no answer yet, those included that are still being read; kept by
             the protocols, on the event loop. The repository stops a model only when there are none.
@@ -78,6 +79,7 @@ class WasmModel(Model):  # type: ignore[misc]
         self._priorities = config.priorities
         self.pace = Pace()
         self.guest_pace = Pace()
+        self.company = Company()
         self.put_off = 0
         self.pool = pool
         self.lane = Lane(pool, 1, config.instances.queue)
@@ -187,7 +189,8 @@ class WasmModel(Model):  # type: ignore[misc]
     def _run_inline(self, submission: Submission, shapes: Shapes) -> bool:
         """Runs the request, or at least its guest, here and now; False when it is not quick enough for that."""
         if self.pace.may_run_inline(shapes):
-            return submission.run_inline(self.pace, defers=self.guest.merging_pays)
+            defers = self.guest.merging_pays and self.company.expected()
+            return submission.run_inline(self.pace, defers=defers)
         return self.guest_pace.may_run_inline(shapes) and submission.run_inline(self.guest_pace, defers=True)
 
     async def infer(self, request: InferenceRequest, deadline: float = math.inf) -> InferenceResponse:

@@ -145,6 +145,7 @@ class Submission:
             raise ModelNotReady("the server has stopped") from None
 
     def _run_here(self, work: Callable[[], None]) -> None:
+        self._model.company.came(self._model.put_off)
         start = time.monotonic()
         work()
         if time.monotonic() - start > INLINE_BATCH_SECONDS:

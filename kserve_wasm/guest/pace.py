@@ -69,3 +69,30 @@ class Pace:
         self._quick.clear()
         self._wait = self._pause
         self._pause = min(2 * self._pause, 65_536)
+
+
+class Company:
+    """Learns whether quick requests reach the event loop in company, so that it is worth their while to wait for a turn.
+
+    Over HTTP many are read in one turn of the loop; gRPC's loop hands them over one by one. After 32 turns with a single
+    request each, 1024 requests do not wait.
+    """
+
+    __slots__ = ("_lone", "_skip")
+
+    def __init__(self) -> None:
+        self._lone = 0
+        self._skip = 0
+
+    def expected(self) -> bool:
+        """Whether the next request is to wait for others."""
+        if self._skip:
+            self._skip -= 1
+            return False
+        return True
+
+    def came(self, requests: int) -> None:
+        """Counts a turn, and the requests that had waited for it."""
+        self._lone = 0 if requests > 1 else self._lone + 1
+        if self._lone >= 32:
+            self._lone, self._skip = 0, 1024

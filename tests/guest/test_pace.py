@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kserve_wasm.guest.pace import INLINE_SECONDS, Pace
+from kserve_wasm.guest.pace import INLINE_SECONDS, Company, Pace
 
 QUICK, SLOW = INLINE_SECONDS / 4, INLINE_SECONDS * 50
 SHAPES = ((1, 4),)
@@ -90,3 +90,19 @@ def test_no_sequence_of_times_breaks_it(times: list[tuple[bool, float]]) -> None
                 pace.ran_inline(seconds)
         else:
             pace.ran_on_thread(seconds, SHAPES)
+
+
+def test_requests_that_come_alone_do_not_wait_for_others() -> None:
+    company = Company()
+    for _ in range(32):
+        assert company.expected()
+        company.came(1)
+    assert not any(company.expected() for _ in range(1024))
+    assert company.expected()
+
+
+def test_requests_in_company_wait_for_each_other() -> None:
+    company = Company()
+    for turn in range(1000):
+        assert company.expected()
+        company.came(2 if turn % 31 == 0 else 1)
