@@ -72,10 +72,10 @@ class Pace:
 
 
 class Company:
-    """Learns whether quick requests reach the event loop in company, so that it is worth their while to wait for a turn.
+    """Learns whether quick requests reach the event loop several at a time, so that they should wait for each other.
 
-    Over HTTP many are read in one turn of the loop; gRPC's loop hands them over one by one. After 32 turns with a single
-    request each, 1024 requests do not wait.
+    Over HTTP many are read in one turn of the loop; gRPC's loop hands them over one by one. After 32 turns with a
+    single request each, 1024 requests do not wait.
     """
 
     __slots__ = ("_lone", "_skip")
