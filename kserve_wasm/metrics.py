@@ -153,10 +153,11 @@ class GraphMetrics:
     """What one model version counts of one of its graphs; thread-safe.
 
     Attributes:
+        model: name and version, for the log.
         watch: names the function that a scrape asks for the computations that wait.
     """
 
-    __slots__ = ("_batch_size", "_labels", "_queued", "_retries", "_seconds", "_statistics", "watch")
+    __slots__ = ("_batch_size", "_labels", "_queued", "_retries", "_seconds", "_statistics", "model", "watch")
 
     def __init__(
         self,
@@ -165,6 +166,7 @@ class GraphMetrics:
         watch: Callable[[Callable[[], float]], None],
     ) -> None:
         self._labels = labels
+        self.model = f"model '{labels[0]}' version {labels[1]}"
         self._statistics = statistics
         self._batch_size = BATCH_SIZE.labels(*labels).observe
         self._queued = BATCH_QUEUE_SECONDS.labels(*labels).observe

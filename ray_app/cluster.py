@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -82,6 +81,8 @@ def executors(
 def connect(address: str, *, gpu: bool = False) -> OpenScheduler:
     """Connects this process to Ray, finds or deploys executors there, and returns what opens graphs on them.
 
+    :func:`ray_app.environment.prepare` has to be called before this module is imported.
+
     Ray enables :mod:`faulthandler`. After the first Wasm engine was made, that would end the process at a guest's first
     access out of bounds: this comes before.
 
@@ -98,10 +99,6 @@ def connect(address: str, *, gpu: bool = False) -> OpenScheduler:
         _check(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
     if address == "local":
         options = {"include_dashboard": False}
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to Ray's makers
-        if "RAY_AUTH_MODE" not in os.environ:
-            # Ray's own choice, but for its token, which it would write into a home directory that may be read-only.
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     elif address != "auto":
         _join(address)
     try:

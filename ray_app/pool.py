@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -41,7 +42,11 @@ class ExecutorPool:
         self._running = 1  # nothing speaks against it yet
         self._seen = time.monotonic()
         self._wake = threading.Event()
-        threading.Thread(target=self._watch, name="executors", daemon=True).start()
+        self._ended = False
+        self._watcher = threading.Thread(target=self._watch, name="executors", daemon=True)
+        self._watcher.start()
+        # Functions that were registered later are called first: before Ray's own end.
+        atexit.register(self._end)
 
     @property
     def ready(self) -> bool:
@@ -52,9 +57,14 @@ class ExecutorPool:
         """Asks the controller now."""
         self._wake.set()
 
+    def _end(self) -> None:
+        """Ends the watching: Serve's API would start a Ray of its own after a shutdown."""
+        self._ended = True
+        self._wake.set()
+        self._watcher.join(10)
+
     def _watch(self) -> None:
-        # Serve's API would start a Ray of its own after a shutdown.
-        while ray.is_initialized():
+        while ray.is_initialized() and not self._ended:
             try:
                 running = self._count()
             except Exception as error:

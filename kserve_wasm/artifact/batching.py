@@ -57,6 +57,8 @@ def resolve_batching(
 ) -> dict[str, Batching]:
     """How the computations on each graph are merged, and under "" those on graphs of other names.
 
+    Who names preferred sizes or a delay gets them: then batches are not adapted to past runs, unless that is said too.
+
     Each option is that of ``overrides`` for the graph or else in general, or that of ``hints``, likewise. Preferred
     sizes and a default level that no longer fit what has been put over them are left out.
 
@@ -75,7 +77,7 @@ def resolve_batching(
                 node.fail(f"the model has no graph of this name, only: {known}")
     resolved = {}
     for name in ("", *graphs):
-        values: dict[str, Any] = {"enabled": True, **asdict(Batching())}
+        values: dict[str, Any] = {"enabled": True, **asdict(Batching()), "adaptive": None}
         for said in (hints, overrides):
             own = said.graphs[name][1] if name in said.graphs else {}
             for layer in (said.general, own):
@@ -84,6 +86,8 @@ def resolve_batching(
                     values["declared"] = values["max_batch_size"] > 1
         if not values.pop("enabled"):
             values.update(max_batch_size=1, preferred_batch_size=(), declared=False)
+        if values["adaptive"] is None:
+            values["adaptive"] = not (values["preferred_batch_size"] or values["max_queue_delay"])
         if not values["default_priority_level"]:
             values["default_priority_level"] = (values["priority_levels"] + 1) // 2
         resolved[name] = Batching(**values)

@@ -92,7 +92,7 @@ class Batching:
         default_priority_level: of requests that name none; 0 takes the middle one.
         padding: named dimensions that may be brought to one size, by their names in the graph.
         adaptive: merge as many as the times of past runs show to pay, and none where none does; otherwise always as
-            many as wait.
+            many as wait. Beside preferred sizes or a delay, ``model.yaml`` has to say it.
         declared: ``model.yaml`` says that entries along the first dimension are independent of each other, by giving a
             ``max_batch_size`` above 1, for the graph or in general. Otherwise the graph's signature must suggest it,
             and the first merged runs are compared with runs of each alone. A manifest's hints declare nothing.

@@ -63,13 +63,15 @@ class MergingGraph:
     Args:
         graph: the graph.
         batching: what is configured.
+        model: whose graph it is, for the log.
 
     Raises:
         ModelLoadError: the configuration asks for what the graph does not offer.
     """
 
-    def __init__(self, graph: Graph, batching: Batching) -> None:
+    def __init__(self, graph: Graph, batching: Batching, model: str = "") -> None:
         self.graph = graph
+        self._described = f"graph '{graph.name}'" + (f" of {model}" if model else "")
         self._signature = batch_signature(graph.name, graph.inputs, graph.outputs, batching)
         self._trials = self._trials_alike = 0 if batching.declared else TRIALS
         self._padding = padding_values(batching.padding)
@@ -205,9 +207,10 @@ class MergingGraph:
             else:
                 self._signature = None
                 logger.warning(
-                    "graph '%s' is not batched: its signature suggests that it could be, but %s. If its rows are "
-                    "independent all the same, say so with batching.max_batch_size in model.yaml",
-                    self.graph.name,
+                    "%s is not batched: its signature suggests that it could be, but %s. If its first dimension is no "
+                    "batch, say batching: {enabled: false} in model.yaml. A batching.max_batch_size there declares "
+                    "that it is one: where that is wrong, clients get each other's answers",
+                    self._described,
                     difference,
                 )
         return Run(alone, 0, took, 0, merged=False)

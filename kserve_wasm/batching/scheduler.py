@@ -175,7 +175,7 @@ class BatchScheduler:
     ) -> None:
         self._graph = graph
         self._batching = batching
-        self._merging = MergingGraph(graph, batching)
+        self._merging = MergingGraph(graph, batching, metrics.model)
         self._metrics = metrics
         self._gain = Gain(batching.max_batch_size if self._merging.merges else 1, adaptive=batching.adaptive)
         self._merged_slots = slots
@@ -343,8 +343,12 @@ class BatchScheduler:
         now = time.monotonic()
         queued = request.state is _State.QUEUED
         if now >= (request.until if queued else request.caller.deadline):
-            where = "while the computation waited for its turn" if queued else "during the run"
-            self._give_up(request, self._too_late(where))
+            when = "during the run"
+            if queued:
+                when = "while the computation waited for its turn"
+                if now < request.caller.deadline:
+                    when += " (batching.queue_timeout)"
+            self._give_up(request, self._too_late(when))
             return
         request.ripe |= now >= request.since + self._batching.max_queue_delay
         with self._lock:

@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _wait_for_mount(settings.model_dir)
     open_scheduler: OpenScheduler = open_in_process
     if settings.ray_address is not None:
+        from ray_app.environment import prepare
+
+        prepare(settings.ray_address)
         from ray_app.cluster import connect
 
         try:

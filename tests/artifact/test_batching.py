@@ -119,7 +119,7 @@ def test_tritons_configuration_means_the_same():
     ],
 )
 def test_a_delay_has_many_names(text):
-    assert general(text) == Batching(max_queue_delay=0.002)
+    assert general(text) == Batching(max_queue_delay=0.002, adaptive=False)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_graph_has_the_general_options_where_it_has_none_of_its_own():
     assert found == {
         "": Batching(max_batch_size=1, max_queue_size=3),
         "a": Batching(max_batch_size=1, max_queue_size=4),
-        "b": Batching(max_batch_size=8, max_queue_size=3, max_queue_delay=1.0, declared=True),
+        "b": Batching(max_batch_size=8, max_queue_size=3, max_queue_delay=1.0, adaptive=False, declared=True),
         "c": Batching(max_batch_size=1, max_queue_size=3),
     }
 
@@ -350,3 +350,18 @@ def test_any_options_are_refused_or_fit_together(said, hints):
             assert min(found.max_queue_delay, found.queue_timeout) >= 0
             assert min(found.max_queue_size, found.max_concurrent_batches) >= 0
             assert found.max_batch_size > 1 or not found.declared
+
+
+@pytest.mark.parametrize(
+    ("text", "adaptive"),
+    [
+        ("{}", True),
+        ("{max_batch_size: 8}", True),
+        ("{preferred_batch_size: [4, 8]}", False),
+        ("{max_queue_delay: 2ms}", False),
+        ("{max_queue_delay: 2ms, adaptive: true}", True),
+        ("{adaptive: false}", False),
+    ],
+)
+def test_who_names_sizes_or_a_delay_gets_them(text, adaptive):
+    assert general(text).adaptive is adaptive

@@ -76,8 +76,10 @@ def server(
         server.wait()
 
 
-def start_server(cluster: Cluster, folder: Path, models: Path, *flags: str) -> Server:
-    """A server with ``--scheduler ray``, when it is ready."""
+def start_server(
+    cluster: Cluster, folder: Path, models: Path, *flags: str, environment: dict[str, str] | None = None
+) -> Server:
+    """A server with ``--scheduler ray``, when it is ready; in the cluster's environment, unless another is given."""
     server = Server(
         folder / "log",
         f"--model_dir={models}",
@@ -85,7 +87,7 @@ def start_server(cluster: Cluster, folder: Path, models: Path, *flags: str) -> S
         "--drain_seconds=0",
         "--scheduler=ray",
         *flags,
-        environment=cluster.environment,
+        environment=cluster.environment if environment is None else environment,
     )
     try:
         server.wait_ready()
