@@ -12,19 +12,18 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from enum import Enum, auto
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import TypeVar
 
 from kserve_wasm.artifact.config import Batching
 from kserve_wasm.backends.base import Graph
-from kserve_wasm.backends.watchdog import WATCHDOG, Watch
+from kserve_wasm.backends.watchdog import WATCHDOG
 from kserve_wasm.batching.base import Caller, Spawn
 from kserve_wasm.batching.gain import HANDOVER, Gain
 from kserve_wasm.batching.merge import MergingGraph, Outcome, Run
 from kserve_wasm.batching.queue import BatchQueue
-from kserve_wasm.batching.signature import Fit
+from kserve_wasm.batching.requests import Request, State, SubmittedRequest
 from kserve_wasm.errors import (
     DeadlineExceeded,
     ModelNotReady,
@@ -47,113 +46,7 @@ _LONG = 20 * HANDOVER
 """Seconds of a run beside which a hand-over does not count."""
 
 
-class _State(Enum):
-    QUEUED = auto()
-    LEADING = auto()  # its thread runs a batch, or is about to
-    RIDING = auto()  # another thread runs it
-    DONE = auto()  # its outcome is there
-
-
-class _Request:
-    """One computation that has to wait; see :class:`~kserve_wasm.batching.queue.Waiting`.
-
-    Attributes:
-        turn: released when its thread has something to do: lead :attr:`batch`, or take :attr:`outcome`.
-        at_once: it did not have to wait.
-        batch: those that its thread is to run, itself among them.
-        memory_free: nobody reads its inputs.
-        ripe: a slot was asked for when its delay was over. Until then its thread has to do so, however late it is.
-    """
-
-    __slots__ = (
-        "at_once",
-        "batch",
-        "caller",
-        "fit",
-        "inputs",
-        "key",
-        "memory_free",
-        "outcome",
-        "rank",
-        "ripe",
-        "rows",
-        "since",
-        "state",
-        "turn",
-        "until",
-    )
-
-    def __init__(
-        self,
-        inputs: Mapping[str, Tensor],
-        caller: Caller,
-        fit: Fit | None,
-        rank: tuple[int, int],
-        until: float,
-    ) -> None:
-        self.inputs = inputs
-        self.caller = caller
-        self.fit = fit
-        self.rows = fit.rows if fit else 1
-        self.key: Hashable = fit.key if fit else None
-        self.rank = rank
-        self.since = time.monotonic()
-        self.until = until
-        self.state = _State.QUEUED
-        self.turn = threading.Lock()
-        self.turn.acquire()
-        self.at_once = False
-        self.batch: list[_Request] | None = None
-        self.outcome: Outcome | None = None
-        self.memory_free = True
-        self.ripe = False
-
-    def wake(self) -> None:
-        """Tells its thread that there is something to do."""
-        self.turn.release()
-
-
-class _Submitted(_Request):
-    """A computation that no thread waits for. In place of a thread's turn, it is this that is told what to do.
-
-    Attributes:
-        done: takes the outcome.
-        spawn: where a batch runs that it is to lead.
-        scheduler: whose it is.
-        watch: what sees to its times.
-    """
-
-    __slots__ = ("done", "scheduler", "spawn", "watch")
-
-    done: Callable[[Outcome], None]
-    scheduler: BatchScheduler
-    spawn: Spawn
-    watch: Watch | None
-
-    def told(self) -> bool:
-        """Whether its outcome is there."""
-        return self.outcome is not None
-
-    def wake(self) -> None:
-        """Tells it that there is something to do."""
-        batch, self.batch = self.batch, None
-        if batch is not None:
-            try:
-                self.spawn(lambda: self.scheduler._lead(self, batch))
-            except WasmServingError as error:
-                self.scheduler._settle(self, batch, [QueueFull(str(error)) for _ in batch])
-        elif self.outcome is not None:
-            watch, self.watch = self.watch, None
-            if watch is not None:
-                WATCHDOG.forget(watch)
-            self.caller.on_cancel(None)
-            try:
-                self.done(self.outcome)
-            except Exception:  # it must not keep the others of a batch from theirs
-                logger.exception("an answer could not be given")
-
-
-_R = TypeVar("_R", bound=_Request)
+_R = TypeVar("_R", bound=Request)
 
 
 class BatchScheduler:
@@ -180,7 +73,7 @@ class BatchScheduler:
         self._gain = Gain(batching.max_batch_size if self._merging.merges else 1, adaptive=batching.adaptive)
         self._merged_slots = slots
         self._alone_slots = slots if alone is None else alone
-        self._queue: BatchQueue[_Request] = BatchQueue(batching)
+        self._queue: BatchQueue[Request] = BatchQueue(batching)
         self._running = 0
         self._closed = False
         self._warned = False
@@ -215,7 +108,7 @@ class BatchScheduler:
             if at_once:
                 self._running += 1
         if not at_once:
-            request = self._request(_Request, inputs, caller)
+            request = self._request(Request, inputs, caller)
             self._enqueue(request)
             return self._wait(request)
         try:
@@ -244,7 +137,7 @@ class BatchScheduler:
     ) -> None:
         """As :meth:`compute`, without blocking; see :class:`~kserve_wasm.batching.base.GraphScheduler`."""
         caller.check()
-        request = self._request(_Submitted, inputs, caller)
+        request = self._request(SubmittedRequest, inputs, caller)
         request.done, request.scheduler, request.spawn, request.watch = done, self, spawn, None
         self._enqueue(request)
         caller.on_cancel(lambda: self._give_up(request, RequestCancelled("the client went away")))
@@ -273,7 +166,7 @@ class BatchScheduler:
         request.ripe = not batching.max_queue_delay
         return request
 
-    def _enqueue(self, request: _Request) -> None:
+    def _enqueue(self, request: Request) -> None:
         with self._lock:
             if self._closed:
                 raise ModelNotReady(f"graph '{self._graph.name}' is closed")
@@ -291,7 +184,7 @@ class BatchScheduler:
         if leader is not None:
             leader.wake()
 
-    def _watch(self, request: _Submitted) -> None:
+    def _watch(self, request: SubmittedRequest) -> None:
         """Has its times seen to, as a thread that waits does for itself."""
         wake = self._next_time(request)
         if wake < math.inf and not request.told():
@@ -303,12 +196,12 @@ class BatchScheduler:
                 WATCHDOG.forget(watch)
                 request.caller.on_cancel(None)
 
-    def _wait(self, request: _Request) -> Mapping[str, Tensor]:
+    def _wait(self, request: Request) -> Mapping[str, Tensor]:
         """Waits for the outcome of ``request``, and runs a batch when it is this thread's turn to."""
         caller = request.caller
         caller.on_cancel(lambda: self._give_up(request, RequestCancelled("the client went away")))
         try:
-            while request.state is not _State.DONE:
+            while request.state is not State.DONE:
                 patience = min(max(0.0, self._next_time(request) - time.monotonic()), threading.TIMEOUT_MAX)
                 if not request.turn.acquire(timeout=patience):
                     # Even when it is to lead now: who says so releases its turn, which must not stay released.
@@ -316,7 +209,7 @@ class BatchScheduler:
                     continue
                 batch, request.batch = request.batch, None
                 if batch is not None:
-                    self._lead(request, batch)
+                    self.lead(request, batch)
         finally:
             caller.on_cancel(None)
         while not request.memory_free:  # it is read at this moment
@@ -330,18 +223,18 @@ class BatchScheduler:
                 del outcome  # its traceback holds this frame: a cycle would keep the tensors
         return outcome
 
-    def _next_time(self, request: _Request) -> float:
+    def _next_time(self, request: Request) -> float:
         """``time.monotonic()`` seconds at which a request that waits has to be seen to."""
-        if request.state is not _State.QUEUED:
+        if request.state is not State.QUEUED:
             return request.caller.deadline
         if request.ripe:
             return request.until
         return min(request.until, request.since + self._batching.max_queue_delay)
 
-    def _at_time(self, request: _Request) -> None:
+    def _at_time(self, request: Request) -> None:
         """A time that concerns ``request`` has come: it has waited long enough, or too long."""
         now = time.monotonic()
-        queued = request.state is _State.QUEUED
+        queued = request.state is State.QUEUED
         if now >= (request.until if queued else request.caller.deadline):
             when = "during the run"
             if queued:
@@ -355,24 +248,24 @@ class BatchScheduler:
             leader = self._claim()
         if leader is not None:
             leader.wake()
-        if isinstance(request, _Submitted):
+        if isinstance(request, SubmittedRequest):
             self._watch(request)
 
     def _too_late(self, when: str) -> DeadlineExceeded:
         return DeadlineExceeded(f"graph '{self._graph.name}': the deadline passed {when}")
 
-    def _give_up(self, request: _Request, error: WasmServingError) -> None:
+    def _give_up(self, request: Request, error: WasmServingError) -> None:
         """Ends ``request`` with ``error``, unless its thread runs a batch for others, or its outcome is there."""
         with self._lock:
-            if request.state is _State.QUEUED:
+            if request.state is State.QUEUED:
                 self._queue.remove(request)
                 if self._closed:
                     self._idle.notify_all()
                 self._metrics.rejected("cancelled" if isinstance(error, RequestCancelled) else "timeout")
-            elif request.state is not _State.RIDING:
+            elif request.state is not State.RIDING:
                 return
             request.outcome = error  # before its thread, which may be awake, sees that it is there
-            request.state = _State.DONE
+            request.state = State.DONE
         request.wake()
 
     # --- Running
@@ -387,7 +280,7 @@ class BatchScheduler:
         # Without a batch to fill, waiting only costs; but large graphs' memory is not for any number of runs.
         return _QUICK_SLOTS if 0 < self._gain.alone < _QUICK else self._alone_slots
 
-    def _claim(self, *, ripe: bool = False) -> _Request | None:
+    def _claim(self, *, ripe: bool = False) -> Request | None:
         """Takes a free slot for those that wait, if they need not wait for others; returns who is to be woken.
 
         The lock is held. While a slot is free, those that wait need to: so one claim is enough for one arrival.
@@ -397,7 +290,7 @@ class BatchScheduler:
             self._running += 1
         return leader
 
-    def _next_leader(self, *, ripe: bool = False) -> _Request | None:
+    def _next_leader(self, *, ripe: bool = False) -> Request | None:
         """Forms the next batch, and returns the request whose thread is to run it; None when nobody's is, yet.
 
         The latest deadline leads: the run may take until then, and the others may leave before.
@@ -413,13 +306,13 @@ class BatchScheduler:
             return None
         leader = max(batch, key=_deadline) if len(batch) > 1 else batch[0]
         for request in batch:
-            request.state = _State.RIDING
+            request.state = State.RIDING
             request.memory_free = False
-        leader.state = _State.LEADING
+        leader.state = State.LEADING
         leader.batch = batch
         return leader
 
-    def _hand_on(self) -> _Request | None:
+    def _hand_on(self) -> Request | None:
         """Gives the slot of a run that ended to the next batch, whose leader is returned, or back."""
         leader = self._next_leader() if self._running <= self._slots() else None
         if leader is None:
@@ -443,7 +336,7 @@ class BatchScheduler:
         self._metrics.executed(rows, waited_ns, 0, took, 0)
         return outputs
 
-    def _lead(self, leader: _Request, batch: list[_Request]) -> None:
+    def lead(self, leader: Request, batch: list[Request]) -> None:
         """Runs ``batch`` on the thread of ``leader``, one of it, and tells the others."""
         now = time.monotonic()
         waited = []
@@ -473,7 +366,7 @@ class BatchScheduler:
                     self._graph.name,
                     str(error),
                 )
-        self._settle(leader, batch, outcomes)
+        self.settle(leader, batch, outcomes)
         outcomes = None  # an error's traceback holds this frame
         if run is None:
             return
@@ -485,7 +378,7 @@ class BatchScheduler:
             for i, request in enumerate(batch):
                 self._metrics.executed(request.rows, waited[i : i + 1], 0, run.infer_ns // len(batch), 0)
 
-    def _run_merged(self, batch: list[_Request], deadline: float) -> Run:
+    def _run_merged(self, batch: list[Request], deadline: float) -> Run:
         fits = [request.fit for request in batch if request.fit is not None]
 
         def staged() -> None:
@@ -499,31 +392,31 @@ class BatchScheduler:
             self._metrics.failed(time.perf_counter_ns() - began)
             raise
 
-    def _settle(self, leader: _Request, batch: list[_Request], outcomes: Sequence[Outcome] | None) -> None:
+    def settle(self, leader: Request, batch: list[Request], outcomes: Sequence[Outcome] | None) -> None:
         """Hands out ``outcomes``; without them, each request is run again alone, so that only the culprit fails."""
         told = []
         now = time.monotonic()
         with self._lock:
             for i, request in enumerate(batch):
                 request.memory_free = True
-                if request.state is _State.DONE:
+                if request.state is State.DONE:
                     continue  # it left
                 if outcomes is None and request.caller.deadline > now:
                     request.key = None
                     request.since = now
                     request.until = request.caller.deadline
-                    request.state = _State.QUEUED
+                    request.state = State.QUEUED
                     self._queue.add(request)
                     continue
                 request.outcome = self._too_late("during the run") if outcomes is None else outcomes[i]
-                request.state = _State.DONE
-                if request is not leader or isinstance(request, _Submitted):
+                request.state = State.DONE
+                if request is not leader or isinstance(request, SubmittedRequest):
                     told.append(request)
             following = self._hand_on()
         if outcomes is None:
             self._metrics.retried(len(batch))
             for request in batch:
-                if isinstance(request, _Submitted):
+                if isinstance(request, SubmittedRequest):
                     self._watch(request)  # its time may have come while it led
         if following is not None:
             following.wake()
@@ -531,5 +424,5 @@ class BatchScheduler:
             request.wake()
 
 
-def _deadline(request: _Request) -> float:
+def _deadline(request: Request) -> float:
     return request.caller.deadline

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from kserve_wasm.batching import base, queue, scheduler
+from kserve_wasm.batching import base, queue, requests, scheduler
 from tests.batching.threads import stacks
 
-TRACED = frozenset(module.__file__ for module in (base, queue, scheduler))
+TRACED = frozenset(module.__file__ for module in (base, queue, requests, scheduler))
 FOREVER = math.inf
 
 

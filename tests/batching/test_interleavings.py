@@ -14,6 +14,7 @@ import pytest
 
 from kserve_wasm.artifact.config import Batching
 from kserve_wasm.batching import BatchScheduler, Caller
+from kserve_wasm.batching import requests as requests_module
 from kserve_wasm.batching import scheduler as scheduler_module
 from kserve_wasm.errors import BackendError, DeadlineExceeded, ModelNotReady, RequestCancelled
 from kserve_wasm.metrics import ModelMetrics
@@ -97,10 +98,11 @@ class Play:
     ) -> None:
         self.scene = scene
         self.turns = Turns(switches)
-        monkeypatch.setattr(scheduler_module, "threading", self.turns.threading())
-        monkeypatch.setattr(scheduler_module, "time", self.turns.time())
         self.watchdog = Watchdog(self.turns)
-        monkeypatch.setattr(scheduler_module, "WATCHDOG", self.watchdog)
+        for module in (scheduler_module, requests_module):
+            monkeypatch.setattr(module, "threading", self.turns.threading())
+            monkeypatch.setattr(module, "time", self.turns.time())
+            monkeypatch.setattr(module, "WATCHDOG", self.watchdog)
         self.work: list[Callable[[], None]] = []
         self.graph = NumpyGraph(failing_for(FAILS))
         self.graph.run = self.run  # type: ignore[method-assign]
