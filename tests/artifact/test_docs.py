@@ -17,9 +17,9 @@ from kserve_wasm.artifact.model_yaml import parse_model_yaml
 PAGE = (Path(__file__).parents[2] / "docs" / "model-format.md").read_text()
 
 
-def example(language: str) -> bytes:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    return str(found).encode()
+def example(language: str, number: int = 0) -> bytes:
+    found = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    return str(found[number]).encode()
 
 
 def test_the_manifest_is_one():
@@ -46,6 +46,17 @@ def test_model_yaml_shows_every_key_and_the_defaults():
         *("module", "name", "version", "inputs", "outputs", "graphs", "device", "limits", "instances"),
         *("parameters", "batching", "nn", "version_policy"),
     }
+
+
+def test_what_config_pbtxt_says_is_understood():
+    found = parse_model_yaml(example("yaml", 1))
+    assert resolve_batching(NOTHING, found.batching, [])[""] == Batching(
+        max_batch_size=16,
+        preferred_batch_size=(4, 8),
+        max_queue_delay=0.0005,
+        adaptive=False,
+        declared=True,
+    )
 
 
 OPTIONS = {
