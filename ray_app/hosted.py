@@ -15,8 +15,9 @@ from ray import serve
 from kserve_wasm.artifact.config import Batching
 from kserve_wasm.backends import Graph
 from kserve_wasm.backends.cpus import available_cpus
+from kserve_wasm.batching.base import Outcome
 from kserve_wasm.batching.gain import Gain
-from kserve_wasm.batching.merge import MergingGraph, Outcome
+from kserve_wasm.batching.merge import MergingGraph
 from kserve_wasm.batching.queue import BatchQueue
 from kserve_wasm.batching.signature import Fit
 from kserve_wasm.errors import BackendError, DeadlineExceeded, QueueFull, WasmServingError

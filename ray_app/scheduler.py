@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -22,7 +22,7 @@ from ray.serve.exceptions import (
 from kserve_wasm.artifact.config import ModelConfig
 from kserve_wasm.backends import Device, Graph, GraphSource
 from kserve_wasm.batching import Caller
-from kserve_wasm.batching.base import Spawn, submit_blocking
+from kserve_wasm.batching.base import BlockingScheduler
 from kserve_wasm.errors import (
     BackendError,
     DeadlineExceeded,
@@ -52,7 +52,7 @@ _LOST = (RayActorError, ObjectLostError, ReplicaUnavailableError)
 """What Ray raises when the executor died or cannot be reached, or its answer was lost with it."""
 
 
-class RayScheduler:
+class RayScheduler(BlockingScheduler):
     """Computations on one graph, run by executors; implements :class:`~kserve_wasm.batching.base.GraphScheduler`.
 
     An executor that does not know the graph asks for it, and gets it: by path where the same files lie there too, else
@@ -138,16 +138,6 @@ class RayScheduler:
     def merging_pays(self) -> bool:
         """The executors decide it, for each graph."""
         return True
-
-    def submit(
-        self,
-        inputs: Mapping[str, Tensor],
-        caller: Caller,
-        done: Callable[[Mapping[str, Tensor] | Exception], None],
-        spawn: Spawn,
-    ) -> None:
-        """Runs :meth:`compute` elsewhere; see :class:`~kserve_wasm.batching.base.GraphScheduler`."""
-        submit_blocking(self.compute, inputs, caller, done, spawn)
 
     def close(self) -> None:
         """Refuses further work and waits for what runs. The executors close the graph when they need the room."""

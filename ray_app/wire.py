@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from kserve_wasm.artifact.config import Batching
 from kserve_wasm.backends import Device, GraphSource
-from kserve_wasm.batching.merge import Outcome
+from kserve_wasm.batching.base import Outcome
 from kserve_wasm.tensors import TensorSpec
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]

@@ -73,6 +73,8 @@ class Caller:
             wake()
 
 
+Outcome: TypeAlias = Mapping[str, Tensor] | Exception
+"""What a request gets: its outputs by name, or its error."""
 Spawn: TypeAlias = Callable[[Callable[[], None]], object]
 """Has work run, elsewhere or later. Raises QueueFull."""
 
@@ -111,11 +113,7 @@ class GraphScheduler(Protocol):
         """
 
     def submit(
-        self,
-        inputs: Mapping[str, Tensor],
-        caller: Caller,
-        done: Callable[[Mapping[str, Tensor] | Exception], None],
-        spawn: Spawn,
+        self, inputs: Mapping[str, Tensor], caller: Caller, done: Callable[[Outcome], None], spawn: Spawn
     ) -> None:
         """As :meth:`compute`, without blocking.
 
@@ -135,21 +133,24 @@ class GraphScheduler(Protocol):
         """Stops taking work, waits for what runs, and closes the graph."""
 
 
-def submit_blocking(
-    compute: Callable[[Mapping[str, Tensor], Caller], Mapping[str, Tensor]],
-    inputs: Mapping[str, Tensor],
-    caller: Caller,
-    done: Callable[[Mapping[str, Tensor] | Exception], None],
-    spawn: Spawn,
-) -> None:
-    """:meth:`GraphScheduler.submit` for schedulers that know only how to block."""
+class BlockingScheduler:
+    """``submit`` for schedulers that know only how to block: they compute on a thread of whoever asks."""
 
-    def work() -> None:
-        outcome: Mapping[str, Tensor] | Exception
-        try:
-            outcome = compute(inputs, caller)
-        except Exception as error:
-            outcome = error.with_traceback(None)
-        done(outcome)
+    def compute(self, inputs: Mapping[str, Tensor], caller: Caller) -> Mapping[str, Tensor]:
+        """See :meth:`GraphScheduler.compute`."""
+        raise NotImplementedError
 
-    spawn(work)
+    def submit(
+        self, inputs: Mapping[str, Tensor], caller: Caller, done: Callable[[Outcome], None], spawn: Spawn
+    ) -> None:
+        """See :meth:`GraphScheduler.submit`."""
+
+        def work() -> None:
+            outcome: Outcome
+            try:
+                outcome = self.compute(inputs, caller)
+            except Exception as error:
+                outcome = error.with_traceback(None)
+            done(outcome)
+
+        spawn(work)

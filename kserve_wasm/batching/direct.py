@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 
 from kserve_wasm.backends.base import Graph
-from kserve_wasm.batching.base import Caller, Spawn, submit_blocking
+from kserve_wasm.batching.base import BlockingScheduler, Caller
 from kserve_wasm.errors import ModelNotReady
 from kserve_wasm.tensors import Tensor
 
 
-class DirectScheduler:
+class DirectScheduler(BlockingScheduler):
     """Runs a graph as soon as it is asked to; implements :class:`~kserve_wasm.batching.base.GraphScheduler`.
 
     Args:
@@ -69,16 +69,6 @@ class DirectScheduler:
     def merging_pays(self) -> bool:
         """No."""
         return False
-
-    def submit(
-        self,
-        inputs: Mapping[str, Tensor],
-        caller: Caller,
-        done: Callable[[Mapping[str, Tensor] | Exception], None],
-        spawn: Spawn,
-    ) -> None:
-        """Runs :meth:`compute` elsewhere; see :class:`~kserve_wasm.batching.base.GraphScheduler`."""
-        submit_blocking(self.compute, inputs, caller, done, spawn)
 
     def close(self) -> None:
         """Refuses further work, waits for what runs, and closes the graph. May be called again."""

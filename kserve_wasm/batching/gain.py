@@ -28,9 +28,8 @@ class Gain:
 
     Sizes are classed by powers of two. First each request runs alone; then the limit is two or three entries, and it is
     doubled as long as larger runs take less time for an entry than smaller ones. So a graph that gains nothing shows it
-    at little cost. Of each class
-    the quickest run counts, because a run's time includes waiting for the interpreter lock and for other processes.
-    Lost updates, when several threads count at once, do no harm.
+    at little cost. Of each class the quickest run counts, because a run's time includes waiting for the interpreter
+    lock and for other processes. Lost updates, when several threads count at once, do no harm.
 
     Args:
         max_batch_size: entries in the largest batch.

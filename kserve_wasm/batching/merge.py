@@ -13,6 +13,7 @@ import numpy as np
 
 from kserve_wasm.artifact.config import Batching
 from kserve_wasm.backends.base import Graph
+from kserve_wasm.batching.base import Outcome
 from kserve_wasm.batching.signature import Fit, batch_signature
 from kserve_wasm.batching.stacking import merged_shapes, padding_values, split, stack
 from kserve_wasm.batching.staging import Staging
@@ -22,9 +23,6 @@ from kserve_wasm.tensors import Tensor
 logger = logging.getLogger(__name__)
 
 Inputs: TypeAlias = Mapping[str, Tensor]
-Outcome: TypeAlias = Mapping[str, Tensor] | Exception
-"""What a request gets: its outputs by name, or its error."""
-
 TRIALS = 3
 """Merged runs that are compared with runs of each request alone before a graph's signature is believed. Those of
 requests that are all alike are counted by themselves, and prove nothing about others: a mean of equals is the same."""
@@ -127,8 +125,7 @@ class MergingGraph:
         except DeadlineExceeded:
             raise
         except WasmServingError:
-            start = time.perf_counter_ns()
-            return Run(self._singly(requests, deadline), 0, time.perf_counter_ns() - start, 0, merged=False)
+            return self._singly(requests, deadline)
 
     def _merged(
         self,
@@ -139,8 +136,7 @@ class MergingGraph:
     ) -> Run:
         signature = self._signature
         if signature is None:  # another thread's trial ended it
-            start = time.perf_counter_ns()
-            return Run(self._singly(requests, deadline), 0, time.perf_counter_ns() - start, 0, merged=False)
+            return self._singly(requests, deadline)
         began = time.perf_counter_ns()
         shapes = merged_shapes(signature, fits, requests[0])
         buffers = self._staging.take(shapes)
@@ -159,14 +155,16 @@ class MergingGraph:
             self._staging.give_back(shapes, buffers)
         return Run(parts, ready - began, ran - ready, time.perf_counter_ns() - ran)
 
-    def _singly(self, requests: Sequence[Inputs], deadline: float) -> list[Outcome]:
+    def _singly(self, requests: Sequence[Inputs], deadline: float) -> Run:
+        """Runs each request alone."""
+        began = time.perf_counter_ns()
         outcomes: list[Outcome] = []
         for inputs in requests:
             try:
                 outcomes.append(self.graph.run(inputs, deadline))
             except WasmServingError as error:  # noqa: PERF203
                 outcomes.append(error.with_traceback(None))
-        return outcomes
+        return Run(outcomes, 0, time.perf_counter_ns() - began, 0, merged=False)
 
     def _difference_beside_others(
         self, requests: Sequence[Inputs], fits: Sequence[Fit], alone: Sequence[Outcome], deadline: float
@@ -192,13 +190,13 @@ class MergingGraph:
         except WasmServingError as error:
             failure = error.with_traceback(None)
             run = Run((), 0, 0, 0)
-        start = time.perf_counter_ns()
         alone = self._singly(requests, deadline)
-        took = time.perf_counter_ns() - start
-        errors = [outcome for outcome in alone if isinstance(outcome, Exception)]
+        errors = [outcome for outcome in alone.outcomes if isinstance(outcome, Exception)]
         if not errors:  # else the trial says nothing: the requests themselves were wrong
-            difference = str(failure) if failure else _difference(run.outcomes, alone)
-            difference = difference or self._difference_beside_others(requests, fits, alone, deadline)
+            difference = str(failure) if failure else _difference(run.outcomes, alone.outcomes)
+            difference = difference or self._difference_beside_others(
+                requests, fits, alone.outcomes, deadline
+            )
             if difference is None:
                 if alike:
                     self._trials_alike = max(0, self._trials_alike - 1)
@@ -213,7 +211,7 @@ class MergingGraph:
                     self._described,
                     difference,
                 )
-        return Run(alone, 0, took, 0, merged=False)
+        return alone
 
 
 def _enlarged(tensor: Tensor) -> Tensor:

@@ -10,8 +10,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from kserve_wasm.backends.watchdog import WATCHDOG, Watch
-from kserve_wasm.batching.base import Caller, Spawn
-from kserve_wasm.batching.merge import Outcome
+from kserve_wasm.batching.base import Caller, Outcome, Spawn
 from kserve_wasm.batching.signature import Fit
 from kserve_wasm.errors import QueueFull, WasmServingError
 from kserve_wasm.tensors import Tensor

@@ -19,9 +19,9 @@ from typing import TypeVar
 from kserve_wasm.artifact.config import Batching
 from kserve_wasm.backends.base import Graph
 from kserve_wasm.backends.watchdog import WATCHDOG
-from kserve_wasm.batching.base import Caller, Spawn
+from kserve_wasm.batching.base import Caller, Outcome, Spawn
 from kserve_wasm.batching.gain import HANDOVER, Gain
-from kserve_wasm.batching.merge import MergingGraph, Outcome, Run
+from kserve_wasm.batching.merge import MergingGraph, Run
 from kserve_wasm.batching.queue import BatchQueue
 from kserve_wasm.batching.requests import Request, State, SubmittedRequest
 from kserve_wasm.errors import (
@@ -99,8 +99,7 @@ class BatchScheduler:
 
     def compute(self, inputs: Mapping[str, Tensor], caller: Caller) -> Mapping[str, Tensor]:
         """Runs the graph on ``inputs``; see :class:`~kserve_wasm.batching.base.GraphScheduler`."""
-        if caller.cancelled:
-            caller.check()
+        caller.check()
         with self._lock:
             if self._closed:
                 raise ModelNotReady(f"graph '{self._graph.name}' is closed")
