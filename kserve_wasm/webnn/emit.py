@@ -1,0 +1,200 @@
+"""The ONNX graph that a program becomes. Imports ``onnx``, which takes longer than opening a graph does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+from kserve_wasm.tensors import DType, Tensor
+from kserve_wasm.tensors.dtypes import BOOL, INT64, from_numpy_dtype
+from kserve_wasm.webnn.operand import Dim, Operand
+
+OPSET = 20
+"""The newest for which ONNX Runtime's CUDA provider has all the kernels that are used here."""
+_IR_VERSION = 10
+
+INTERNAL = "#"
+"""How names of values inside the graph begin; none of a guest's may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value of the ONNX graph.
+
+    Attributes:
+        name: its name there.
+        operand: element type and shape.
+        array: its elements, where it is a constant.
+    """
+
+    name: str
+    operand: Operand
+    array: npt.NDArray[Any] | None = None
+
+    @property
+    def dtype(self) -> DType:
+        """The element type."""
+        return self.operand.dtype
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        """The dimensions, negative where open."""
+        return self.operand.shape
+
+    @property
+    def rank(self) -> int:
+        """The number of dimensions."""
+        return len(self.operand.shape)
+
+
+class Emitter:
+    """Collects nodes and constants. Operators describe with it what computes them.
+
+    Attributes:
+        results: what the operator that is being lowered is known to give.
+        casts: for values that ``cast`` made, what they were made of.
+    """
+
+    def __init__(self) -> None:
+        self.results: tuple[Operand, ...] = ()
+        self.casts: dict[str, Value] = {}
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: list[onnx.TensorProto] = []
+        self._count = 0
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"{INTERNAL}{self._count}"
+
+    def node(
+        self,
+        op_type: str,
+        *inputs: Value | npt.NDArray[Any] | None,
+        result: Operand | None = None,
+        **attributes: Any,
+    ) -> Value:
+        """Adds a node with one output.
+
+        Args:
+            op_type: ONNX's operator.
+            inputs: its inputs; arrays become constants, None an input that is left out.
+            result: type and shape of the output; those of the operator's own first result where it is not given.
+            attributes: ONNX's attributes; those that are None are left out.
+        """
+        operand = self.results[0] if result is None else result
+        return self.nodes(op_type, *inputs, results=(operand,), **attributes)[0]
+
+    def nodes(
+        self,
+        op_type: str,
+        *inputs: Value | npt.NDArray[Any] | None,
+        results: Sequence[Operand | None],
+        **attributes: Any,
+    ) -> list[Value]:
+        """As :meth:`node`, with several outputs; None stands for one that nobody needs."""
+        names = ["" if result is None else self._name() for result in results]
+        given = ["" if value is None else self.value(value).name for value in inputs]
+        kept = {key: value for key, value in attributes.items() if value is not None}
+        self._nodes.append(helper.make_node(op_type, given, names, **kept))
+        return [
+            Value(name, result) for name, result in zip(names, results, strict=True) if result is not None
+        ]
+
+    def value(self, value: Value | npt.NDArray[Any]) -> Value:
+        """``value``, made a constant of the graph where it is an array."""
+        return value if isinstance(value, Value) else self.constant(value)
+
+    def constant(self, array: npt.NDArray[Any]) -> Value:
+        """A constant."""
+        dtype = from_numpy_dtype(array.dtype)
+        assert dtype is not None
+        name = self._name()
+        tensor = Tensor.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+        self._initializers.append(
+            helper.make_tensor(name, dtype.onnx, array.shape, bytes(tensor.buffer()), raw=True)
+        )
+        return Value(name, Operand(dtype, array.shape), array)
+
+    # --- What many operators need
+
+    def cast(self, value: Value, dtype: DType) -> Value:
+        """``value`` as elements of another type, as ONNX's Cast does it; itself where it has the type."""
+        if value.dtype is dtype:
+            return value
+        return self.node("Cast", value, result=Operand(dtype, value.shape), to=dtype.onnx)
+
+    def boolean(self, value: Value) -> Value:
+        """Of uint8: whether each element is not 0, as ONNX's BOOL."""
+        return self.cast(value, BOOL)
+
+    def reshape(self, value: Value, shape: Sequence[Dim], *sources: Value) -> Value:
+        """``value`` with another shape, whose open dimensions are some of ``value``'s or of ``sources``'."""
+        target = Operand(value.dtype, tuple(shape))
+        if target.shape == value.shape:
+            return value
+        return self.node("Reshape", value, self.shape_vector(shape, value, *sources), result=target)
+
+    def shape_vector(self, shape: Sequence[Dim], *sources: Value) -> Value | npt.NDArray[np.int64]:
+        """``shape`` as an int64 vector; its open dimensions are taken from the ``sources``, which have them."""
+        if all(dim >= 0 for dim in shape):
+            return np.array(shape, np.int64)
+        parts: list[Value] = []
+        fixed: list[int] = []
+        for dim in shape:
+            if dim >= 0:
+                fixed.append(dim)
+                continue
+            if fixed:
+                parts.append(self.constant(np.array(fixed, np.int64)))
+                fixed = []
+            parts.append(self.size(dim, *sources))
+        if fixed:
+            parts.append(self.constant(np.array(fixed, np.int64)))
+        if len(parts) == 1:
+            return parts[0]
+        return self.node("Concat", *parts, result=Operand(INT64, (len(shape),)), axis=0)
+
+    def size(self, dim: Dim, *sources: Value) -> Value:
+        """The size of a dimension as an int64 vector of one element; if open, that of the source that has it."""
+        if dim >= 0:
+            return self.constant(np.array([dim], np.int64))
+        source, axis = next((s, s.shape.index(dim)) for s in sources if dim in s.shape)
+        return self.node("Shape", source, result=Operand(INT64, (1,)), start=axis, end=axis + 1)
+
+    # --- The whole
+
+    def model(
+        self, inputs: Mapping[str, Operand], outputs: Mapping[str, Value], symbols: Mapping[Dim, str]
+    ) -> bytes:
+        """The serialized ModelProto.
+
+        Args:
+            inputs: by name.
+            outputs: by name; values that other operators gave, inputs or constants.
+            symbols: names of open dimensions.
+        """
+        for name, value in outputs.items():
+            self._nodes.append(helper.make_node("Identity", [value.name], [name]))
+        graph = helper.make_graph(
+            self._nodes,
+            "webnn",
+            [_info(name, operand, symbols) for name, operand in inputs.items()],
+            [_info(name, value.operand, symbols) for name, value in outputs.items()],
+            self._initializers,
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
+        )
+        serialized: bytes = model.SerializeToString()
+        return serialized
+
+
+def _info(name: str, operand: Operand, symbols: Mapping[Dim, str]) -> onnx.ValueInfoProto:
+    shape = [dim if dim >= 0 else symbols.get(dim, f"open{-dim}") for dim in operand.shape]
+    return helper.make_tensor_value_info(name, operand.dtype.onnx, shape)

@@ -1,0 +1,234 @@
+"""A graph of operators, whole: checked, and ready to be lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from kserve_wasm.webnn.operand import Operand, OperatorError, Scope, shown
+from kserve_wasm.webnn.operator import Arguments, Operator
+
+if TYPE_CHECKING:
+    from kserve_wasm.webnn.emit import Value
+
+MAX_SHAPES = 256
+"""Shapes of inputs that a program remembers to have checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An operand that dispatch gives."""
+
+    name: str
+    operand: Operand
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """An operand whose elements are part of the graph: little-endian, row-major."""
+
+    operand: Operand
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operator with its arguments: operands by number from 1, 0 for an absent one."""
+
+    operator: Operator
+    arguments: tuple[Any, ...]
+
+
+Step: TypeAlias = Input | Constant | Call
+"""What makes an operand, or several."""
+
+
+def bind(call: Call, operands: Sequence[Any]) -> Arguments:
+    """The call's arguments with operands (as they are, or as values) in place of their numbers."""
+    numbers: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    for param, argument in zip(call.operator.params, call.arguments, strict=True):
+        value = argument
+        if param.kind in ("operand", "optional"):
+            numbers[param.name] = argument
+            value = operands[argument - 1] if argument else None
+        elif param.kind == "operands":
+            numbers[param.name] = argument
+            value = tuple(operands[number - 1] for number in argument)
+        values[param.name] = value
+    return Arguments(call.operator, numbers, values)
+
+
+def infer(call: Call, operands: Sequence[Operand], scope: Scope) -> tuple[Operand, ...]:
+    """Types and shapes of what the call gives. Raises OperatorError."""
+    scope.begin(len(operands))
+    results = call.operator.infer(bind(call, operands), scope)
+    return results if isinstance(results, tuple) else (results,)
+
+
+class Program:
+    """A graph of operators. Immutable, and shared by all instances that build the same one.
+
+    Args:
+        steps: what makes its operands, in order.
+        outputs: numbers of operands by the outputs' names.
+        max_bytes: what all its operands together may take.
+
+    Attributes:
+        inputs: the inputs in order.
+        outputs: the outputs' operands by name, in order.
+    """
+
+    def __init__(self, steps: Sequence[Step], outputs: Mapping[str, int], max_bytes: int) -> None:
+        self._steps = tuple(steps)
+        self._output_numbers = dict(outputs)
+        self._max_bytes = max_bytes
+        self.inputs = tuple(step for step in steps if isinstance(step, Input))
+        operands = self._infer({}, Scope())
+        self.outputs = {name: operands[number - 1] for name, number in outputs.items()}
+        self._open = any(not i.operand.is_static for i in self.inputs)
+        self._checked: set[tuple[tuple[int, ...], ...]] = set()
+
+    def check(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Checks the sizes that inputs have for its open dimensions.
+
+        Args:
+            shapes: of every input, in order.
+
+        Raises:
+            OperatorError: an input has not the shape it was declared with, an operator does not take the sizes, or all
+                operands together take too much.
+        """
+        if not self._open or shapes in self._checked:
+            return
+        sizes: dict[int, int] = {}
+        for given, shape in zip(self.inputs, shapes, strict=True):
+            declared = given.operand.shape
+            fits = len(declared) == len(shape)
+            for dim, size in zip(declared, shape, strict=False):
+                fits = fits and size == (sizes.setdefault(dim, size) if dim < 0 else dim)
+            if not fits:
+                raise OperatorError(
+                    f"input '{given.name}' must have shape {shown(declared)}, got {list(shape)}"
+                )
+        self._infer(sizes, Scope())
+        if len(self._checked) >= MAX_SHAPES:
+            self._checked.clear()
+        self._checked.add(shapes)
+
+    def _infer(self, sizes: Mapping[int, int], scope: Scope) -> list[Operand]:
+        """Every operand, with ``sizes`` for open dimensions."""
+        operands: list[Operand] = []
+        taken = 0
+        for step in self._steps:
+            if isinstance(step, Call):
+                substituted = Call(step.operator, _with_sizes(step, sizes)) if sizes else step
+                results = infer(substituted, operands, scope)
+            else:
+                operand = step.operand
+                results = (Operand(operand.dtype, tuple(sizes.get(dim, dim) for dim in operand.shape)),)
+            operands += results
+            taken += sum(scope.largest(operand) or 0 for operand in results)
+            if taken > self._max_bytes:
+                what = step.operator.name if isinstance(step, Call) else "the inputs and constants"
+                raise OperatorError(
+                    f"{what}: with {', '.join(map(str, results))}, the operands of the graph take {taken} bytes, and "
+                    f"{self._max_bytes} are allowed: raise limits.tensor_bytes"
+                )
+        return operands
+
+    # --- Requests together
+
+    def merges(self) -> bool:
+        """Whether each entry of the outputs along their first dimension depends on that of the inputs alone.
+
+        Then requests can be run together without having to be tried. It is derived, never guessed: what an operator
+        does not promise is not assumed.
+        """
+        leading = {i.operand.shape[0] if i.operand.rank else 0 for i in self.inputs}
+        if len(leading) != 1 or (batch := leading.pop()) >= 0:
+            return False
+        if any(batch in i.operand.shape[1:] for i in self.inputs):
+            return False
+        scope = Scope()
+        operands: list[Operand] = []
+        batched: list[bool] = []
+        for step in self._steps:
+            if not isinstance(step, Call):
+                operands.append(step.operand)
+                batched.append(isinstance(step, Input))
+                continue
+            results = infer(step, operands, scope)
+            of_batch = any(batched[number - 1] for number in _operands(step))
+            if of_batch:
+                own = bind(step, [_Batched(o, b) for o, b in zip(operands, batched, strict=True)])
+                keeps = all(r.rank and r.shape[0] == batch and batch not in r.shape[1:] for r in results)
+                if not keeps or not step.operator.row_wise(own):
+                    return False
+            operands += results
+            batched += [of_batch] * len(results)
+        return all(batched[number - 1] for number in self._output_numbers.values())
+
+    # --- Lowering
+
+    def model_bytes(self) -> bytes:
+        """The program as one ONNX graph, a serialized ModelProto; open dimension -1 is called ``d1``, and so on."""
+        from kserve_wasm.webnn.emit import Emitter, Value
+
+        emitter = Emitter()
+        scope = Scope()
+        operands: list[Operand] = []
+        values: list[Value] = []
+        for step in self._steps:
+            if isinstance(step, Input):
+                operands.append(step.operand)
+                values.append(Value(step.name, step.operand))
+            elif isinstance(step, Constant):
+                import numpy as np
+
+                operands.append(step.operand)
+                array = np.frombuffer(step.data, step.operand.dtype.numpy).reshape(step.operand.shape)
+                values.append(emitter.constant(array))
+            else:
+                emitter.results = infer(step, operands, scope)
+                operands += emitter.results
+                lowered = step.operator.lower(emitter, bind(step, values))
+                made = (lowered,) if isinstance(lowered, Value) else tuple(lowered)
+                # The shapes that were inferred are the ones to go on with.
+                values += [
+                    Value(value.name, operand, value.array)
+                    for value, operand in zip(made, emitter.results, strict=True)
+                ]
+        symbols = {dim: f"d{-dim}" for i in self.inputs for dim in i.operand.shape if dim < 0}
+        return emitter.model(
+            {i.name: i.operand for i in self.inputs},
+            {name: values[number - 1] for name, number in self._output_numbers.items()},
+            symbols,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Batched:
+    """An operand as :attr:`~kserve_wasm.webnn.operator.Operator.row_wise` sees it."""
+
+    operand: Operand
+    batched: bool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.operand, name)
+
+
+def _operands(call: Call) -> Iterator[int]:
+    for param, argument in zip(call.operator.params, call.arguments, strict=True):
+        if param.kind in ("operand", "optional") and argument:
+            yield argument
+        elif param.kind == "operands":
+            yield from argument
+
+
+def _with_sizes(call: Call, sizes: Mapping[int, int]) -> tuple[Any, ...]:
+    return tuple(
+        tuple(sizes.get(n, n) for n in argument) if param.kind == "i32s" else argument
+        for param, argument in zip(call.operator.params, call.arguments, strict=True)
+    )
