@@ -29,7 +29,7 @@ def open_in_process(source: GraphSource, config: ModelConfig, metrics: ModelMetr
         slots = alone = batching.max_concurrent_batches
         if not slots:
             slots, alone = _slots(graph, source)
-        counted = metrics.graph(source.name, first=source.name == config.graphs[0].name)
+        counted = metrics.graph(source.name, first=source in config.graphs[:1])
         return BatchScheduler(graph, batching, slots, counted, alone)
     except BaseException:
         graph.close()

@@ -21,12 +21,14 @@ from kserve_wasm.errors import (
     WasmServingError,
     printable,
 )
-from kserve_wasm.guest.host_functions import HOST_FUNCTIONS
+from kserve_wasm.guest.host_functions import HOST_FUNCTIONS, OPERATOR_MODULES
 from kserve_wasm.guest.state import InstanceState
 from kserve_wasm.guest.wasi import MODULE as WASI
 from kserve_wasm.wasi_nn.host_function import MemoryFault
 
-I32, I64 = wasmtime.ValType.i32(), wasmtime.ValType.i64()
+I32 = wasmtime.ValType.i32()
+VALUE_TYPES = {"i": I32, "I": wasmtime.ValType.i64(), "F": wasmtime.ValType.f64()}
+"""The engine's types for the letters of :attr:`~kserve_wasm.wasi_nn.host_function.HostFunction.params`."""
 
 
 class Instance(Protocol):
@@ -67,11 +69,13 @@ class ModuleShape:
         initialize: whether it exports ``_initialize``.
         load: whether it exports ``load``.
         wasi: whether it imports WASI preview 1.
+        operators: whether it imports operators to build graphs of.
     """
 
     initialize: bool
     load: bool
     wasi: bool
+    operators: bool
 
 
 def check_shape(module: wasmtime.Module, name: str) -> ModuleShape:
@@ -112,8 +116,9 @@ def check_shape(module: wasmtime.Module, name: str) -> ModuleShape:
             f"{name} imports what this host does not offer: {', '.join(missing[:5])}"
             f"{' …' if len(missing) > 5 else ''}; see kserve_wasm.h for what it does"
         )
+    modules = {i.module for i in module.imports}
     return ModuleShape(
-        "_initialize" in exports, "load" in exports, any(i.module == WASI for i in module.imports)
+        "_initialize" in exports, "load" in exports, WASI in modules, not OPERATOR_MODULES.isdisjoint(modules)
     )
 
 

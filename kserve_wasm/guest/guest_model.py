@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import wasmtime
@@ -33,11 +34,15 @@ from kserve_wasm.metrics import ModelMetrics
 from kserve_wasm.request import InferenceRequest, InferenceResponse
 from kserve_wasm.tensors import TensorSpec
 from kserve_wasm.wasi_nn import GraphRegistry
+from kserve_wasm.wasi_nn.built import BuiltGraphs
+from kserve_wasm.webnn import Program
 
 logger = logging.getLogger(__name__)
 
 MAX_KEPT = POOL_SLOTS // 4
 """Instances that are kept for further requests, in the whole process."""
+BUILT = "webnn"
+"""The name, in metrics and messages, of graphs that guests have built."""
 _kept = [0]
 _kept_lock = threading.Lock()
 
@@ -87,6 +92,7 @@ class GuestModel:
         self._shape: ModuleShape | None = None
         self._schedulers: dict[str, GraphScheduler] = {}
         self._registry = GraphRegistry({})
+        self._built: BuiltGraphs | None = None
         self._ticker = engine().ticker
         self._idle: list[Instance] = []
 
@@ -150,8 +156,11 @@ class GuestModel:
         except BaseException:
             self.close()
             raise
+        if self._shape.operators:
+            import_module("kserve_wasm.webnn.emit")  # which takes long, and no request is to wait for
+            self._built = BuiltGraphs(self._open_program)
         self._registry = GraphRegistry(
-            self._schedulers, self._open_bytes if config.limits.load_bytes else None
+            self._schedulers, self._open_bytes if config.limits.load_bytes else None, self._built
         )
         self.metrics.loaded(time.monotonic() - started)
 
@@ -179,6 +188,24 @@ class GuestModel:
         source = GraphSource("load", encoding, data=buffers[0], options=options)
         graph = open_graph(source, self.config.device)
         return DirectScheduler(graph, self.metrics.compute("load"))
+
+    def _open_program(self, program: Program) -> GraphScheduler:
+        """Opens a graph that guests have built: here, whatever runs the model's own, and as the first of those."""
+        options = self.config.graphs[0].options if self.config.graphs else {}
+        source = GraphSource(
+            BUILT,
+            "onnx",
+            data=program.model_bytes(),
+            options={key: options[key] for key in ("fallback", "intra_op_threads") if key in options},
+        )
+        merges = program.merges()
+        batching = replace(self.config.batching_of(""), padding={}, declared=merges)
+        if not merges:
+            batching = replace(batching, max_batch_size=1)
+        config = replace(self.config, batching={BUILT: batching})
+        if self._open_scheduler is not open_in_process:
+            config = replace(config, device="cpu")
+        return open_in_process(source, config, self.metrics)
 
     def infer(self, request: InferenceRequest, caller: Caller | None = None) -> InferenceResponse:
         """Answers one request on the calling thread; as :meth:`begin`, without anything put off."""
@@ -297,6 +324,8 @@ class GuestModel:
             _kept[0] -= len(idle)
         for instance in idle:
             self._discard(instance)
+        if self._built is not None:
+            self._built.close()
         schedulers, self._schedulers = self._schedulers, {}
         for scheduler in schedulers.values():
             scheduler.close()

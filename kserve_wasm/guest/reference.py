@@ -9,7 +9,7 @@ from typing import Any
 
 import wasmtime
 
-from kserve_wasm.guest.binding import I32, I64, ModuleShape, Unbound, to_error
+from kserve_wasm.guest.binding import I32, VALUE_TYPES, ModuleShape, Unbound, to_error
 from kserve_wasm.guest.engine import MEMORIES, TABLES, Engine
 from kserve_wasm.guest.host_functions import HOST_FUNCTIONS
 from kserve_wasm.guest.memory import LinearMemory
@@ -38,19 +38,23 @@ class ReferenceBinding:
         if shape.wasi:
             linker.define_wasi()
         for function in (*HOST_FUNCTIONS, *REPLACED) if shape.wasi else HOST_FUNCTIONS:
-            kind = wasmtime.FuncType([I32 if p == "i" else I64 for p in function.params], [I32])
+            kind = wasmtime.FuncType([VALUE_TYPES[p] for p in function.params], [I32])
             linker.define_func(function.module, function.name, kind, self._callback(function))
         self._pre = linker.instantiate_pre(module)
 
     def _callback(self, function: HostFunction) -> Callable[..., int]:
-        masks = [_MASKS[p] for p in function.params]
+        masks = [_MASKS.get(p) for p in function.params]
 
-        def call(*values: int) -> int:
+        def call(*values: Any) -> int:
             # The public classes hand over signed integers. What is raised here they keep in one place for the whole
             # process, where another thread's guest may find it: nothing may be.
             state = self._running[threading.get_ident()]
             try:
-                return invoke(function, state, tuple(v & m for v, m in zip(values, masks, strict=True)))
+                return invoke(
+                    function,
+                    state,
+                    tuple(v if m is None else v & m for v, m in zip(values, masks, strict=True)),
+                )
             except BaseException as error:
                 state.abort = error
                 return 5

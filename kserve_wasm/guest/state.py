@@ -19,6 +19,7 @@ from kserve_wasm.errors import (
     WasmServingError,
     printable,
 )
+from kserve_wasm.guest.building import Building
 from kserve_wasm.guest.pending import PendingResponse, check_complete
 from kserve_wasm.request import InferenceRequest, InferenceResponse, Parameter
 from kserve_wasm.tensors import Tensor
@@ -61,6 +62,7 @@ class InstanceState(NNState):
     """
 
     __slots__ = (
+        "_building",
         "_log",
         "abort",
         "failure",
@@ -86,6 +88,7 @@ class InstanceState(NNState):
         super().__init__(registry, limits)
         self.parameters = parameters
         self._log = log
+        self._building: Building | None = None
         self.abort: BaseException | None = None
         self._reset(NO_REQUEST)
 
@@ -108,9 +111,18 @@ class InstanceState(NNState):
         """
         for tensor in self.outputs.values():
             self.release(tensor)
+        if self._building is not None:
+            self.tensor_bytes -= self._building.clear()
         self.begin_request()
         self._reset(request)
         self.caller = caller
+
+    @property
+    def building(self) -> Building:
+        """What the guest has in the making; a graph that is not built when the request ends is dropped."""
+        if self._building is None:
+            self._building = Building()
+        return self._building
 
     def finish(self, errno: int, export: str = "infer") -> InferenceResponse | PendingResponse:
         """Ends the request that the guest's ``export`` answered with ``errno``.
@@ -158,6 +170,7 @@ class InstanceState(NNState):
 
     def close(self) -> None:
         """Frees everything."""
+        self._building = None
         super().close()
         self._reset(NO_REQUEST)
 

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import math
 import struct
-import time
-from collections.abc import Mapping
 
-from kserve_wasm.batching import GraphScheduler
 from kserve_wasm.errors import GuestError, GuestRejected, InvalidRequest
+from kserve_wasm.guest.graph_abi import MODULE, catch_up
 from kserve_wasm.guest.state import InstanceState
 from kserve_wasm.request import Parameter
 from kserve_wasm.tensors import Tensor
 from kserve_wasm.tensors.dtypes import BY_ONNX, DType
 from kserve_wasm.wasi_nn.host_function import INVALID_ARGUMENT, NOT_FOUND, SUCCESS, TOO_LARGE, HostFunction
-from kserve_wasm.wasi_nn.state import AnyTensor, BorrowedTensor
+from kserve_wasm.wasi_nn.state import BorrowedTensor
 from kserve_wasm.wasi_nn.tensor_types import MAX_DIMS, fits_an_array
 
-MODULE = "kserve_wasm"
 MAX_MESSAGE = 4096
 """Bytes of a failure's message that are kept: gRPC carries it in a header."""
 
@@ -46,7 +43,7 @@ def _input_name(state: InstanceState, index: int, buffer: int, capacity: int, le
 def _input_by_index(state: InstanceState, index: int, tensor_out: int) -> int:
     if index >= len(state.inputs):
         return _no_input(state, f"index {index}")
-    return _hand_out(state, state.inputs[index][1], tensor_out)
+    return state.hand_out(state.inputs[index][1], tensor_out)
 
 
 def _input_by_name(state: InstanceState, name: int, length: int, tensor_out: int) -> int:
@@ -56,7 +53,7 @@ def _input_by_name(state: InstanceState, name: int, length: int, tensor_out: int
     tensor = state.request.inputs.get(asked)
     if tensor is None:
         return _no_input(state, f"'{asked}'")
-    return _hand_out(state, tensor, tensor_out)
+    return state.hand_out(tensor, tensor_out)
 
 
 def _parameter(
@@ -96,7 +93,7 @@ def _tensor_create(
     except InvalidRequest as error:
         # The guest's mistake, not the client's.
         return state.fail(INVALID_ARGUMENT, str(error))
-    errno = _hand_out(state, tensor, tensor_out)
+    errno = state.hand_out(tensor, tensor_out)
     if errno == SUCCESS:
         state.hold(tensor)
     return errno
@@ -117,13 +114,13 @@ def _tensor_borrow(
             else f"borrowed {kind} data must lie at a multiple of {kind.itemsize}, got address {data}",
         )
     state.memory.view(data, data_length)
-    return _hand_out(state, BorrowedTensor(kind, shape, data, data_length), tensor_out)
+    return state.hand_out(BorrowedTensor(kind, shape, data, data_length), tensor_out)
 
 
 def _tensor_info(state: InstanceState, tensor: int, info_out: int) -> int:
     found = state.tensors.get(tensor)
     if found is None:
-        return _no_tensor(state, tensor)
+        return state.no_tensor(tensor)
     shape = found.shape
     view = state.memory.view(info_out, _INFO.size)
     _INFO.pack_into(view, 0, found.dtype.onnx, len(shape), math.prod(shape), found.nbytes)
@@ -133,7 +130,7 @@ def _tensor_info(state: InstanceState, tensor: int, info_out: int) -> int:
 def _tensor_shape(state: InstanceState, tensor: int, dims: int, capacity: int) -> int:
     found = state.tensors.get(tensor)
     if found is None:
-        return _no_tensor(state, tensor)
+        return state.no_tensor(tensor)
     shape = found.shape
     if capacity < len(shape):
         return state.fail(
@@ -147,7 +144,7 @@ def _tensor_shape(state: InstanceState, tensor: int, dims: int, capacity: int) -
 def _tensor_read(state: InstanceState, tensor: int, offset: int, buffer: int, length: int) -> int:
     found = state.tensors.get(tensor)
     if found is None:
-        return _no_tensor(state, tensor)
+        return state.no_tensor(tensor)
     end = offset + length
     if end > found.nbytes:
         return state.fail(TOO_LARGE, f"bytes {offset} to {end} are past the tensor's end at {found.nbytes}")
@@ -163,7 +160,7 @@ def _tensor_read(state: InstanceState, tensor: int, offset: int, buffer: int, le
 def _tensor_drop(state: InstanceState, tensor: int) -> int:
     dropped = state.tensors.pop(tensor, None)
     if dropped is None:
-        return _no_tensor(state, tensor)
+        return state.no_tensor(tensor)
     state.release(dropped)
     return SUCCESS
 
@@ -177,8 +174,8 @@ def _output_set(state: InstanceState, name: int, length: int, tensor: int) -> in
         return INVALID_ARGUMENT
     found = state.tensors.get(tensor)
     if found is None:
-        return _no_tensor(state, tensor)
-    if state.put_off is not None and (errno := _catch_up(state)):
+        return state.no_tensor(tensor)
+    if state.put_off is not None and (errno := catch_up(state)):
         return errno
     replaced = state.outputs.get(output)
     if replaced is None and not _take_text(state, length):
@@ -230,103 +227,7 @@ def _log(state: InstanceState, severity: int, message: int, length: int) -> int:
     return SUCCESS
 
 
-# --- Graphs
-
-
-def _graph_input_index(state: InstanceState, graph: int, name: int, length: int, index_out: int) -> int:
-    opened = state.graphs.get(graph)
-    if opened is None:
-        return state.no_graph(graph)
-    return _index(state, "input", [spec.name for spec in opened.inputs], name, length, index_out)
-
-
-def _graph_output_index(state: InstanceState, graph: int, name: int, length: int, index_out: int) -> int:
-    opened = state.graphs.get(graph)
-    if opened is None:
-        return state.no_graph(graph)
-    return _index(state, "output", [spec.name for spec in opened.outputs], name, length, index_out)
-
-
-def _set_input_tensor(state: InstanceState, context: int, index: int, tensor: int) -> int:
-    opened = state.contexts.get(context)
-    if opened is None:
-        return state.no_context(context)
-    found = state.tensors.get(tensor)
-    if found is None:
-        return _no_tensor(state, tensor)
-    specs = opened.graph.inputs
-    if index >= len(specs):
-        return state.no_input(opened, index)
-    state.set_input(opened, specs[index].name, found)
-    return SUCCESS
-
-
-def _get_output_tensor(state: InstanceState, context: int, index: int, tensor_out: int) -> int:
-    opened = state.contexts.get(context)
-    if opened is None:
-        return state.no_context(context)
-    tensor = state.output(opened, index)
-    if isinstance(tensor, int):
-        return tensor
-    errno = _hand_out(state, tensor, tensor_out)
-    if errno == SUCCESS:
-        state.share(tensor)
-    return errno
-
-
 # --- Shared
-
-
-def _run_graph(state: InstanceState, name: int, length: int) -> int:
-    scheduler = state.named_graph(name, length)
-    if isinstance(scheduler, int):
-        return scheduler
-    given = state.request.inputs
-    inputs = {}
-    for spec in scheduler.graph.inputs:
-        tensor = given.get(spec.name)
-        if tensor is None:
-            sent = ", ".join(f"'{name}'" for name in given) or "none"
-            raise InvalidRequest(
-                f"input '{spec.name}' is missing: expected {spec.dtype} {spec.v2_shape}, and got {sent}"
-            )
-        inputs[spec.name] = tensor
-    if state.caller.defers and state.put_off is None:
-        state.put_off = (scheduler, inputs)
-        return SUCCESS
-    return _catch_up(state) or _run_now(state, scheduler, inputs)
-
-
-def _catch_up(state: InstanceState) -> int:
-    """Runs the graph that was put off, for the guest goes on."""
-    put_off, state.put_off = state.put_off, None
-    return SUCCESS if put_off is None else _run_now(state, *put_off)
-
-
-def _run_now(state: InstanceState, scheduler: GraphScheduler, inputs: Mapping[str, Tensor]) -> int:
-    wanted = state.request.outputs
-    began = time.perf_counter_ns()
-    outputs = state.run(scheduler, inputs)
-    state.caller.passed_on_ns += time.perf_counter_ns() - began
-    if outputs is None:
-        return TOO_LARGE
-    for output, tensor in outputs.items():
-        if wanted is None or output in wanted:
-            replaced = state.outputs.get(output)
-            state.outputs[output] = tensor
-        else:
-            replaced = tensor
-        if replaced is not None:
-            state.release(replaced)
-    return SUCCESS
-
-
-def _hand_out(state: InstanceState, tensor: AnyTensor, tensor_out: int) -> int:
-    handle = state.new_handle(tensor_out)
-    if not handle:
-        return TOO_LARGE
-    state.tensors[handle] = tensor
-    return SUCCESS
 
 
 def _give(state: InstanceState, text: str, buffer: int, capacity: int, length_out: int) -> int:
@@ -381,24 +282,9 @@ def _take_text(state: InstanceState, length: int) -> bool:
     return False
 
 
-def _index(state: InstanceState, kind: str, names: list[str], name: int, length: int, index_out: int) -> int:
-    asked = state.name(name, length)
-    if asked is None:
-        return INVALID_ARGUMENT
-    if asked not in names:
-        known = ", ".join(f"'{n}'" for n in names)
-        return state.fail(NOT_FOUND, f"the graph has no {kind} '{asked}', but: {known}")
-    state.memory.write_u32(index_out, names.index(asked))
-    return SUCCESS
-
-
 def _no_input(state: InstanceState, asked: str) -> int:
     sent = ", ".join(f"'{name}'" for name, _ in state.inputs) or "none"
     return state.fail(NOT_FOUND, f"the request has no input {asked}; its inputs: {sent}")
-
-
-def _no_tensor(state: InstanceState, handle: int) -> int:
-    return state.fail(INVALID_ARGUMENT, f"{handle} is not the handle of a tensor")
 
 
 FUNCTIONS = (
@@ -419,9 +305,4 @@ FUNCTIONS = (
     HostFunction(MODULE, "output_parameter", "iiii", _output_parameter),
     HostFunction(MODULE, "fail", "iii", _fail),
     HostFunction(MODULE, "log", "iii", _log),
-    HostFunction(MODULE, "graph_input_index", "iiii", _graph_input_index),
-    HostFunction(MODULE, "graph_output_index", "iiii", _graph_output_index),
-    HostFunction(MODULE, "set_input_tensor", "iii", _set_input_tensor),
-    HostFunction(MODULE, "get_output_tensor", "iii", _get_output_tensor),
-    HostFunction(MODULE, "run_graph", "ii", _run_graph),
 )

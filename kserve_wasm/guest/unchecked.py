@@ -16,16 +16,16 @@ import logging
 import operator
 import threading
 from collections.abc import Callable, Iterable
-from ctypes import c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import c_double, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any
 
 import wasmtime
 from wasmtime import _ffi as ffi
 
 from kserve_wasm.errors import WasmServingError
-from kserve_wasm.guest.binding import I32, I64, ModuleShape, Unbound, to_error
+from kserve_wasm.guest.binding import I32, VALUE_TYPES, ModuleShape, Unbound, to_error
 from kserve_wasm.guest.engine import MEMORIES, TABLES, Engine
-from kserve_wasm.guest.host_functions import HOST_FUNCTIONS
+from kserve_wasm.guest.host_functions import BASIC, HOST_FUNCTIONS
 from kserve_wasm.guest.memory import LinearMemory
 from kserve_wasm.guest.state import InstanceState, invoke
 from kserve_wasm.guest.wasi import REPLACED
@@ -99,15 +99,19 @@ _running: dict[int, InstanceState] = {}
 _thread = threading.get_ident
 
 _CALLBACK = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_void_p, c_void_p, c_size_t)
-_LETTERS = {"i": (c_uint32, 3), "I": (c_uint64, 1)}
+_LETTERS: dict[str, tuple[Any, Any]] = {
+    "i": (c_uint32, c_uint32 * 3),
+    "I": (c_uint64, c_uint64 * 1),
+    "F": (c_double, c_uint64 * 1),
+}
 
 
 def _callback(host_function: HostFunction) -> Any:
     """``host_function`` as a C function over raw values: 16 bytes each, the result in place of the first."""
     fields: list[tuple[str, Any]] = []
     for i, letter in enumerate(host_function.params):
-        kind, words = _LETTERS[letter]
-        fields += [(f"value{i}", kind), (f"rest{i}", (c_uint32 if letter == "i" else c_uint64) * words)]
+        kind, rest = _LETTERS[letter]
+        fields += [(f"value{i}", kind), (f"rest{i}", rest)]
     layout: Any = type("Values", (ctypes.Structure,), {"_fields_": fields})
     names = [f"value{i}" for i in range(len(host_function.params))]
     at = layout.from_address
@@ -147,7 +151,7 @@ def _linker(engine: Engine, functions: Iterable[HostFunction], *, wasi: bool) ->
     for function in (*functions, *REPLACED) if wasi else functions:
         callback = _callback(function)
         _callbacks.append(callback)
-        kind = wasmtime.FuncType([I32 if p == "i" else I64 for p in function.params], [I32])
+        kind = wasmtime.FuncType([VALUE_TYPES[p] for p in function.params], [I32])
         module, name = function.module.encode(), function.name.encode()
         error = ffi.wasmtime_linker_define_func_unchecked(
             linker.ptr(),
@@ -166,7 +170,7 @@ def _linker(engine: Engine, functions: Iterable[HostFunction], *, wasi: bool) ->
 
 
 _callbacks: list[Any] = []  # the linkers below hold bare pointers to them, for as long as the process lives
-_linkers: dict[tuple[int, bool], wasmtime.Linker] = {}
+_linkers: dict[tuple[int, bool, bool], wasmtime.Linker] = {}
 _linkers_lock = threading.Lock()
 
 
@@ -188,9 +192,10 @@ class UncheckedBinding:
         self, engine: Engine, module: wasmtime.Module, shape: ModuleShape, *, has_start: bool
     ) -> None:
         with _linkers_lock:
-            key = (id(engine), shape.wasi)
+            key = (id(engine), shape.wasi, shape.operators)
+            functions = HOST_FUNCTIONS if shape.operators else BASIC
             linker = _linkers.get(key) or _linkers.setdefault(
-                key, _linker(engine, HOST_FUNCTIONS, wasi=shape.wasi)
+                key, _linker(engine, functions, wasi=shape.wasi)
             )
         pre = ctypes.POINTER(ffi.wasmtime_instance_pre_t)()
         error = ffi.wasmtime_linker_instantiate_pre(linker.ptr(), module.ptr(), ctypes.byref(pre))

@@ -155,6 +155,11 @@ KW_IMPORT("graph_output_index") kw_errno kw_graph_output_index(kw_graph graph, c
 KW_IMPORT("set_input_tensor") kw_errno kw_set_input_tensor(kw_context context, uint32_t index, kw_tensor tensor);
 KW_IMPORT("get_output_tensor") kw_errno kw_get_output_tensor(kw_context context, uint32_t index, kw_tensor *tensor_out);
 
+/* Runs a graph once, without a context: one tensor for each of its inputs and outputs, in their order. `outputs` gets new
+ * handles. */
+KW_IMPORT("dispatch") kw_errno kw_dispatch(kw_graph graph, const kw_tensor *inputs, uint32_t n_inputs,
+                                           kw_tensor *outputs, uint32_t n_outputs);
+
 /* The whole way at once: runs the graph of this name on the request's inputs of the names of its own, and makes those of
  * its outputs that the client wants the response's. What a guest does whose model needs nothing before or after.
  * The graph may run only when the guest has returned, together with those of other requests. Its failure then ends the

@@ -59,7 +59,8 @@ class HostFunction:
     Attributes:
         module: the import's module name.
         name: the import's name.
-        params: a letter a parameter: ``i`` for i32, ``I`` for i64. Both arrive as **unsigned** Python integers.
+        params: a letter a parameter: ``i`` for i32 and ``I`` for i64, which arrive as **unsigned** Python integers;
+            ``F`` for f64.
         function: called as ``function(state, *arguments)`` with the instance's state; returns an errno (i32). It may
             raise: MemoryFault becomes ``MISSING_MEMORY``; any other exception is kept on the instance as the cause,
             and the guest sees ``RUNTIME_ERROR``.

@@ -1,4 +1,4 @@
-"""The graphs that the guests of one model may open by name."""
+"""The graphs that the guests of one model may open by name, and those that they build."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from kserve_wasm.batching.base import GraphScheduler
+from kserve_wasm.wasi_nn.built import BuiltGraphs
 
 GraphOpener: TypeAlias = Callable[[str, tuple[bytes, ...]], GraphScheduler]
 """Opens a graph from a guest's own bytes: WASI-NN's name of the encoding, then the buffers (two for OpenVINO: topology
@@ -22,13 +23,20 @@ class GraphRegistry:
     Args:
         schedulers: the graphs by the name that ``load_by_name`` asks for. They stay the caller's to close.
         opener: opens graphs for WASI-NN ``load``; None refuses every such call.
+        built: the graphs that they have built of operators; None where none can.
     """
 
-    __slots__ = ("_schedulers", "opener")
+    __slots__ = ("_schedulers", "built", "opener")
 
-    def __init__(self, schedulers: Mapping[str, GraphScheduler], opener: GraphOpener | None = None) -> None:
+    def __init__(
+        self,
+        schedulers: Mapping[str, GraphScheduler],
+        opener: GraphOpener | None = None,
+        built: BuiltGraphs | None = None,
+    ) -> None:
         self._schedulers = dict(schedulers)
         self.opener = opener
+        self.built = built
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ none of another, and a stale one is none at all. Everything ends with the instan
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ from kserve_wasm.batching.base import Caller, GraphScheduler
 from kserve_wasm.errors import DeadlineExceeded, GuestError, InvalidRequest, WasmServingError
 from kserve_wasm.tensors import DType, Tensor
 from kserve_wasm.tensors.tensor import BytesLike
+from kserve_wasm.wasi_nn.built import BuiltGraph
 from kserve_wasm.wasi_nn.host_function import (
     INVALID_ARGUMENT,
     NOT_FOUND,
@@ -37,7 +38,7 @@ deadline is seen."""
 MAX_REASON = 4096
 """Characters that are kept of why a host function failed: names in it may be the guest's or its graphs' own."""
 
-_LAST_HANDLE = 0xFFFFFFFF
+_LAST_HANDLE = 0xFFFFFFFE  # the next is ML_FAILED
 _ELEMENT_BYTES = 48
 """What a ``BYTES`` element takes in CPython beside its text: the object's header and the pointer to it."""
 
@@ -94,20 +95,31 @@ class OpenGraph:
     Attributes:
         scheduler: what runs it.
         loaded: bytes the guest itself gave for it, 0 for a graph of the registry. A loaded graph dies with its handle.
+        built: the graph's operators, if it was built of such.
     """
 
-    __slots__ = ("inputs", "loaded", "outputs", "scheduler")
+    __slots__ = ("_release", "built", "inputs", "loaded", "outputs", "scheduler")
 
-    def __init__(self, scheduler: GraphScheduler, loaded: int = 0) -> None:
+    def __init__(
+        self,
+        scheduler: GraphScheduler,
+        loaded: int = 0,
+        built: BuiltGraph | None = None,
+        release: Callable[[BuiltGraph], None] | None = None,
+    ) -> None:
         self.scheduler = scheduler
         self.loaded = loaded
+        self.built = built
+        self._release = release
         self.inputs = scheduler.graph.inputs
         self.outputs = scheduler.graph.outputs
 
     def close(self) -> None:
-        """Closes the graph, if it is this instance's own."""
+        """Closes the graph if it is this instance's own; gives it back if it was built."""
         if self.loaded:
             self.scheduler.close()
+        elif self.built is not None and self._release is not None:
+            self._release(self.built)
 
 
 class ExecutionContext:
@@ -193,6 +205,10 @@ class NNState:
         """The failure of a call with a handle that is no execution context's."""
         return self.fail(INVALID_ARGUMENT, f"{handle} is not the handle of an open execution context")
 
+    def no_tensor(self, handle: int) -> int:
+        """The failure of a call with a handle that is no tensor's."""
+        return self.fail(INVALID_ARGUMENT, f"{handle} is not the handle of a tensor")
+
     def no_input(self, context: ExecutionContext, index: int) -> int:
         """The failure of a call with an index that is no input's."""
         names = ", ".join(f"{i}: '{spec.name}'" for i, spec in enumerate(context.graph.inputs))
@@ -206,17 +222,37 @@ class NNState:
         Returns:
             The handle, or 0 (with a reason) when the instance has too many open. Raises MemoryFault.
         """
-        handle = self._next_handle
-        alive = len(self.tensors) + len(self.contexts) + len(self.graphs)
-        if alive >= self.limits.handles or handle > _LAST_HANDLE:
-            self.reason = (
-                f"the guest has {alive} tensors, graphs and contexts open, and may have {self.limits.handles}: "
-                "drop some, or raise limits.handles"
-            )
+        if not self.has_handles(1):
             return 0
-        self.memory.write_u32(address, handle)
+        self.memory.write_u32(address, self._next_handle)
+        return self.next_handle()
+
+    def next_handle(self) -> int:
+        """A handle for something that ends with the request, and is counted elsewhere. Raises GuestError."""
+        handle = self._next_handle
+        if handle > _LAST_HANDLE:
+            raise GuestError("the instance has given out all handles there are")
         self._next_handle = handle + 1
         return handle
+
+    def has_handles(self, count: int) -> bool:
+        """Whether ``count`` more handles are allowed; keeps the reason when not."""
+        alive = len(self.tensors) + len(self.contexts) + len(self.graphs)
+        if alive + count <= self.limits.handles and self._next_handle + count - 1 <= _LAST_HANDLE:
+            return True
+        self.reason = (
+            f"the guest has {alive} tensors, graphs and contexts open, and may have {self.limits.handles}: "
+            "drop some, or raise limits.handles"
+        )
+        return False
+
+    def hand_out(self, tensor: AnyTensor, address: int) -> int:
+        """Stores a handle to ``tensor`` for the guest at ``address``: an errno. Raises MemoryFault."""
+        handle = self.new_handle(address)
+        if not handle:
+            return TOO_LARGE
+        self.tensors[handle] = tensor
+        return SUCCESS
 
     def name(self, address: int, length: int) -> str | None:
         """The name at ``address``, or None (with a reason) when it is too long or not UTF-8. Raises MemoryFault."""
@@ -293,10 +329,7 @@ class NNState:
             self.release(replaced)
 
     def compute(self, context: ExecutionContext) -> int:
-        """Runs the context's graph. Raises what the scheduler raises.
-
-        A refusal of the graph is the client's error only if the context's inputs are all tensors of the request.
-        """
+        """Runs the context's graph, as :meth:`run_open`."""
         graph, inputs = context.graph, context.inputs
         self.drop_outputs(context)
         if len(inputs) < len(graph.inputs):
@@ -304,10 +337,24 @@ class NNState:
             return self.fail(
                 INVALID_ARGUMENT, f"compute needs inputs that the guest did not set: {', '.join(missing)}"
             )
+        outputs = self.run_open(graph, inputs)
+        if isinstance(outputs, int):
+            return outputs
+        context.outputs = outputs
+        return SUCCESS
+
+    def run_open(self, graph: OpenGraph, inputs: Mapping[str, AnyTensor]) -> Mapping[str, Tensor] | int:
+        """Runs a graph on all its inputs: every output, each held once; an errno, with its reason kept, when it fails.
+
+        Raises what the scheduler raises. A refusal of the graph is the client's error only if the inputs are all
+        tensors of the request.
+        """
         memory = self.memory
         tensors = {name: t if type(t) is Tensor else t.over(memory) for name, t in inputs.items()}
         try:
-            context.outputs = self.run(graph.scheduler, tensors)
+            if graph.built is not None:
+                graph.built.check(tensors)
+            outputs = self.run(graph.scheduler, tensors)
         except InvalidRequest as error:
             # Tensors of the request are those that do not count.
             if all(type(t) is Tensor and t not in self._holders for t in inputs.values()):
@@ -315,7 +362,7 @@ class NNState:
             errno = self.fail(INVALID_ARGUMENT, str(error))
             self.cause = GuestError(self.reason)
             return errno
-        return TOO_LARGE if context.outputs is None else SUCCESS
+        return TOO_LARGE if outputs is None else outputs
 
     def run(self, scheduler: GraphScheduler, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
         """Every output, each held once; None (with a reason) without room. Raises what the scheduler raises.

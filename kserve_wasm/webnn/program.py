@@ -78,6 +78,7 @@ class Program:
     Attributes:
         inputs: the inputs in order.
         outputs: the outputs' operands by name, in order.
+        constant_bytes: bytes of its constants.
     """
 
     def __init__(self, steps: Sequence[Step], outputs: Mapping[str, int], max_bytes: int) -> None:
@@ -85,6 +86,7 @@ class Program:
         self._output_numbers = dict(outputs)
         self._max_bytes = max_bytes
         self.inputs = tuple(step for step in steps if isinstance(step, Input))
+        self.constant_bytes = sum(len(step.data) for step in steps if isinstance(step, Constant))
         operands = self._infer({}, Scope())
         self.outputs = {name: operands[number - 1] for name, number in outputs.items()}
         self._open = any(not i.operand.is_static for i in self.inputs)

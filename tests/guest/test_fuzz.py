@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from dataclasses import replace
@@ -19,6 +20,7 @@ from kserve_wasm.backends.base import GraphSource
 from kserve_wasm.convert.pass_through import pass_through
 from kserve_wasm.errors import DeadlineExceeded, ModelLoadError, WasmServingError
 from kserve_wasm.guest import HOST_FUNCTIONS, GuestModel
+from kserve_wasm.guest.host_functions import OPERATOR_MODULES
 from kserve_wasm.guest.wasi import REPLACED
 from kserve_wasm.request import InferenceRequest
 from tests.backends import models
@@ -28,8 +30,9 @@ from tests.support.counts import count
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 LIMITS = Limits(memory=1 << 20, handles=32, tensor_bytes=1 << 20, load_bytes=1 << 16, timeout=5.0)
 WORDS = {"i": 0xFFFFFFFF, "I": 0xFFFFFFFFFFFFFFFF}
-LETTERS = {"i": "i32", "I": "i64"}
+LETTERS = {"i": "i32", "I": "i64", "F": "f64"}
 NAMES = {f"f{n}": f for n, f in enumerate((*HOST_FUNCTIONS, *REPLACED))}
+BASIC_NAMES = [name for name, f in NAMES.items() if f.module not in OPERATOR_MODULES]
 
 BY_NAME = {(f.module, f.name): key for key, f in NAMES.items()}
 LOAD_BY_NAME = BY_NAME["wasi_ephemeral_nn", "load_by_name"]
@@ -39,12 +42,15 @@ near = st.sampled_from([0, 1, 2, 3, 4, 8, 16, 20, 64, 100, 256, 1024, 65532, 655
 huge = st.sampled_from([2**31 - 1, 2**31, 2**32 - 1, 2**32 - 16, 2**32 - 65536])
 
 
-def value(letter: str) -> st.SearchStrategy[int]:
+def value(letter: str) -> st.SearchStrategy[float]:
+    if letter == "F":
+        return st.sampled_from([0.0, 1.0, -1.5, 1e300, math.inf, -math.inf, math.nan])
     return st.one_of(near, near, huge, st.integers(0, WORDS[letter]))
 
 
 calls = st.lists(
-    st.sampled_from(sorted(NAMES)).flatmap(
+    # Of the operators there are many, and they are not to be all that is called.
+    st.one_of(st.sampled_from(sorted(NAMES)), st.sampled_from(sorted(BASIC_NAMES))).flatmap(
         lambda name: st.tuples(st.just(name), *(value(p) for p in NAMES[name].params))
     ),
     min_size=1,

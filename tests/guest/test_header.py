@@ -1,4 +1,4 @@
-"""kserve_wasm.h is the contract: every import, number and record in it is the host's, and the other way round."""
+"""The headers are the contract: every import, number and record in them is the host's, and the other way round."""
 
 from __future__ import annotations
 
@@ -9,16 +9,26 @@ from typing import Any
 import pytest
 import wasmtime
 
-import kserve_wasm.guest.tensor_abi as tensor_abi
+from kserve_wasm.guest import graph_abi, operator_abi, tensor_abi
+from kserve_wasm.guest.building import FAILED
 from kserve_wasm.guest.host_functions import HOST_FUNCTIONS
 from kserve_wasm.tensors import DTYPES
 from kserve_wasm.wasi_nn.host_function import ERRNO_NAMES
 from tests.support.guests import INCLUDE, compile_guest
 
-HEADER = (INCLUDE / "kserve_wasm.h").read_text()
-MODULES = {"KW_IMPORT": "kserve_wasm", "KW_NN_IMPORT": "wasi_ephemeral_nn"}
-PROTOTYPE = re.compile(r'^(KW_IMPORT|KW_NN_IMPORT)\("(\w+)"\)\s+kw_errno\s+(\w+)\(([^)]*)\);', re.MULTILINE)
-HANDLES = {"kw_tensor", "kw_graph", "kw_context", "kw_dtype"}
+HEADER = "".join((INCLUDE / name).read_text() for name in ("kserve_wasm.h", "kserve_wasm_ml.h"))
+MODULES = {
+    "KW_IMPORT": "kserve_wasm",
+    "KW_NN_IMPORT": "wasi_ephemeral_nn",
+    "ML_IMPORT": operator_abi.MODULE,
+    "MLX_IMPORT": operator_abi.OWN_MODULE,
+}
+PROTOTYPE = re.compile(
+    r'^(KW_IMPORT|KW_NN_IMPORT|ML_IMPORT|MLX_IMPORT)\("(\w+)"\)\s+'
+    r"(?:kw_errno|kw_dtype|uint32_t|ml_builder|ml_operand)\s+(\w+)\(([^)]*)\);",
+    re.MULTILINE,
+)
+HANDLES = {"kw_tensor", "kw_graph", "kw_context", "kw_dtype", "ml_builder", "ml_operand"}
 
 
 def letter(parameter: str) -> str:
@@ -27,6 +37,8 @@ def letter(parameter: str) -> str:
     kind = parameter.split()[-2]
     if kind in ("uint64_t", "int64_t"):
         return "I"
+    if kind == "double":
+        return "F"
     assert kind == "uint32_t" or kind in HANDLES, parameter
     return "i"
 
@@ -46,7 +58,7 @@ NUMBERS = {
 
 
 def test_every_prototype_is_read_by_these_tests() -> None:
-    assert len(IMPORTS) == len(re.findall(r"^KW_(?:NN_)?IMPORT\(", HEADER, re.MULTILINE)) > 20
+    assert len(IMPORTS) == len(re.findall(r"^(?:KW|KW_NN|MLX?)_IMPORT\(", HEADER, re.MULTILINE)) > 20
 
 
 def test_host_functions_are_unique() -> None:
@@ -58,7 +70,11 @@ def test_what_the_header_declares_the_host_offers_with_the_same_parameters(key: 
     assert HOST[key] == IMPORTS[key][1]
 
 
-@pytest.mark.parametrize("function", tensor_abi.FUNCTIONS, ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "function",
+    [*tensor_abi.FUNCTIONS, *graph_abi.FUNCTIONS, *operator_abi.FUNCTIONS],
+    ids=lambda f: f"{f.module}.{f.name}",
+)
 def test_what_the_host_offers_the_header_declares(function: Any) -> None:
     assert (function.module, function.name) in IMPORTS
     assert function.has_result
@@ -89,14 +105,18 @@ def caller_of_everything() -> str:
             if pointer
             else f"{1000 * n + i}u"
             if kind == "i"
+            else f"{1000 * n + i}.5"
+            if kind == "F"
             else f"{(1 << 40) + 1000 * n + i}ull"
             for i, (kind, pointer) in enumerate(zip(letters, pointers(function), strict=True), 1)
         ]
         calls.append(f"  failed += {function}({', '.join(arguments)});")
     return f"""
-#include "kserve_wasm.h"
+#include "kserve_wasm_ml.h"
 _Static_assert(sizeof(kw_tensor_info) == {struct.calcsize("<IIQQ")}, "kw_tensor_info");
 _Static_assert(__builtin_offsetof(kw_tensor_info, elements) == 8, "elements");
+_Static_assert(sizeof(ml_output) == {operator_abi._OUTPUT.size}, "ml_output");
+_Static_assert(ML_FAILED == {FAILED}u, "ML_FAILED");
 KW_EXPORT("infer") uint32_t infer(void) {{
   uint32_t failed = 0;
 {chr(10).join(calls)}
@@ -106,9 +126,8 @@ KW_EXPORT("infer") uint32_t infer(void) {{
 
 
 def pointers(function: str) -> list[bool]:
-    found = re.search(rf"\b{function}\(([^)]*)\);", HEADER)
-    assert found
-    return ["*" in p for p in found[1].split(",")]
+    (parameters,) = (found[3] for found in PROTOTYPE.findall(HEADER) if found[2] == function)
+    return ["*" in p for p in parameters.split(",") if p.strip() != "void"]
 
 
 def test_a_c_guest_that_calls_every_import_imports_what_the_header_says_and_passes_arguments_in_order() -> (
@@ -116,7 +135,7 @@ def test_a_c_guest_that_calls_every_import_imports_what_the_header_says_and_pass
 ):
     engine = wasmtime.Engine()
     module = wasmtime.Module.from_file(engine, str(compile_guest(caller_of_everything())))
-    kinds = {"i": "i32", "I": "i64"}
+    kinds = {"i": "i32", "I": "i64", "F": "f64"}
     imported = {}
     for one in module.imports:
         assert isinstance(one.type, wasmtime.FuncType)
@@ -127,7 +146,7 @@ def test_a_c_guest_that_calls_every_import_imports_what_the_header_says_and_pass
     linker, store, seen = wasmtime.Linker(engine), wasmtime.Store(engine), {}
     for one in module.imports:
 
-        def call(*arguments: int, key: tuple[str, str | None] = (one.module, one.name)) -> int:
+        def call(*arguments: float, key: tuple[str, str | None] = (one.module, one.name)) -> int:
             seen[key] = arguments
             return 1
 
@@ -136,6 +155,6 @@ def test_a_c_guest_that_calls_every_import_imports_what_the_header_says_and_pass
     assert isinstance(infer, wasmtime.Func)
     assert infer(store) == len(IMPORTS)
     assert seen == {
-        key: tuple(1000 * n + i + ((1 << 40) if kind == "I" else 0) for i, kind in enumerate(letters, 1))
+        key: tuple(1000 * n + i + {"i": 0, "I": 1 << 40, "F": 0.5}[kind] for i, kind in enumerate(letters, 1))
         for n, (key, (_, letters)) in enumerate(IMPORTS.items())
     }

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kserve_wasm.artifact.config import Limits
 from kserve_wasm.batching import Caller
 from kserve_wasm.errors import WasmServingError
-from kserve_wasm.guest.host_functions import HOST_FUNCTIONS
+from kserve_wasm.guest.host_functions import BASIC
 from kserve_wasm.guest.state import InstanceState, invoke
 from kserve_wasm.request import InferenceRequest, InferenceResponse
 from kserve_wasm.tensors import Tensor
@@ -54,7 +54,7 @@ U32 = st.one_of(
 )
 U64 = st.one_of(U32, st.sampled_from([2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))
 CALLS = st.lists(
-    st.sampled_from(HOST_FUNCTIONS).flatmap(
+    st.sampled_from(BASIC).flatmap(
         lambda f: st.tuples(st.just(f), st.tuples(*(U64 if letter == "I" else U32 for letter in f.params)))
     ),
     min_size=10,
@@ -111,7 +111,7 @@ def hostile_guest(
     for address, record in RECORDS.items():
         memory.data[address : address + len(record)] = record
     # What most calls need before they get anywhere: a graph, a context, a tensor.
-    by_name = {f.name: f for f in HOST_FUNCTIONS if f.module != "wasi_nn"}
+    by_name = {f.name: f for f in BASIC if f.module != "wasi_nn"}
     state.begin(request(), Caller())
     for name, arguments in (
         ("load_by_name", (NAME, 3, 0)),

@@ -1,0 +1,147 @@
+/* kserve_wasm_ml.h: graphs built of operators, for guests of the kserve_wasm host.
+ *
+ * Pre- and post-processing where the tensors are: a guest builds a graph of operators, and the host runs it, on the CPU
+ * or the GPU, without a byte of a tensor in the guest's memory.
+ *
+ *     ml_builder b = ml_create_builder();
+ *     ml_operand x = ml_input(b, KW_STR("x"), KW_FP32, (const int64_t[]){-1, 10}, 2);
+ *     ml_operand p = ml_softmax(x, 1);
+ *     kw_graph graph;
+ *     KW_TRY(ml_build_one(b, KW_STR("p"), p, &graph));
+ *     kw_tensor answer;
+ *     KW_TRY(kw_dispatch(graph, &input, 1, &answer, 1));
+ *
+ * Operators have the names, attributes and semantics of the W3C Web Neural Network API (WebNN, Candidate
+ * Recommendation). The interface is this project's own and experimental; what differs from the specification is listed
+ * in docs/operators.md.
+ *
+ * A call that gives an operand gives ML_FAILED when it fails. Whatever is built on that fails too, and ml_build tells
+ * the first reason, which names the operator and its operands: so calls can be nested without a check at each.
+ *
+ * A dimension that is negative is open: its size is known only when the graph runs. Equal negative numbers are equal
+ * sizes. A graph whose inputs all have the same open first dimension, and that keeps it apart, is run for several
+ * requests at once.
+ *
+ * Building the same graph again, in this or another instance, costs about a microsecond an operator: a graph can be
+ * built in every request. Builders and operands end with ml_build or with the request; a graph lives as long as one from
+ * load_by_name does, and can be used wherever such a one can.
+ */
+#ifndef KSERVE_WASM_ML_H
+#define KSERVE_WASM_ML_H
+
+#include "kserve_wasm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef uint32_t ml_builder; /* a graph in the making */
+typedef uint32_t ml_operand; /* an operand of it */
+
+#define ML_FAILED 0xFFFFFFFFu /* in place of an operand or builder: the call failed */
+#define ML_NONE 0u            /* in place of an optional operand: there is none */
+
+typedef struct ml_output {
+  const char *name;
+  uint32_t name_length;
+  ml_operand operand;
+} ml_output;
+
+#define ML_IMPORT(name) __attribute__((import_module("kserve_wasm_ml"), import_name(name))) extern
+
+/* --- Building ----------------------------------------------------------------------------------------------------- */
+
+ML_IMPORT("createBuilder") ml_builder ml_create_builder(void);
+/* An operand that kw_dispatch gives; inputs are in the order in which they are made. Every type but KW_BYTES; those that
+ * WebNN does not have are for ml_cast alone. */
+ML_IMPORT("input") ml_operand ml_input(ml_builder builder, const char *name, uint32_t name_length, kw_dtype dtype,
+                                       const int64_t *dims, uint32_t n_dims);
+/* An operand with these elements, little-endian and row-major. */
+ML_IMPORT("constant") ml_operand ml_constant(ml_builder builder, kw_dtype dtype, const int64_t *dims, uint32_t n_dims,
+                                             const void *data, uint32_t data_length);
+/* The graph that gives these operands, in this order. Ends the builder, also when it fails. */
+ML_IMPORT("build") kw_errno ml_build(ml_builder builder, const ml_output *outputs, uint32_t n_outputs,
+                                     kw_graph *graph_out);
+
+/* What is known of an operand: ML_FAILED where there is none; open dimensions are negative. */
+ML_IMPORT("operandRank") uint32_t ml_operand_rank(ml_operand operand);
+ML_IMPORT("operandDataType") kw_dtype ml_operand_dtype(ml_operand operand);
+ML_IMPORT("operandShape") kw_errno ml_operand_shape(ml_operand operand, int64_t *dims, uint32_t capacity);
+
+/* --- Element-wise ------------------------------------------------------------------------------------------------- */
+
+/* Two operands of one type, broadcast. Integers wrap around; an integer divided by 0 is 0. */
+ML_IMPORT("add") ml_operand ml_add(ml_operand a, ml_operand b);
+ML_IMPORT("sub") ml_operand ml_sub(ml_operand a, ml_operand b);
+ML_IMPORT("mul") ml_operand ml_mul(ml_operand a, ml_operand b);
+ML_IMPORT("div") ml_operand ml_div(ml_operand a, ml_operand b);
+ML_IMPORT("max") ml_operand ml_max(ml_operand a, ml_operand b);
+ML_IMPORT("min") ml_operand ml_min(ml_operand a, ml_operand b);
+ML_IMPORT("pow") ml_operand ml_pow(ml_operand a, ml_operand b);
+
+/* Comparisons and logic give KW_UINT8: 0 or 1. */
+ML_IMPORT("equal") ml_operand ml_equal(ml_operand a, ml_operand b);
+ML_IMPORT("notEqual") ml_operand ml_not_equal(ml_operand a, ml_operand b);
+ML_IMPORT("greater") ml_operand ml_greater(ml_operand a, ml_operand b);
+ML_IMPORT("greaterOrEqual") ml_operand ml_greater_or_equal(ml_operand a, ml_operand b);
+ML_IMPORT("lesser") ml_operand ml_lesser(ml_operand a, ml_operand b);
+ML_IMPORT("lesserOrEqual") ml_operand ml_lesser_or_equal(ml_operand a, ml_operand b);
+ML_IMPORT("logicalAnd") ml_operand ml_logical_and(ml_operand a, ml_operand b);
+ML_IMPORT("logicalOr") ml_operand ml_logical_or(ml_operand a, ml_operand b);
+ML_IMPORT("logicalXor") ml_operand ml_logical_xor(ml_operand a, ml_operand b);
+ML_IMPORT("logicalNot") ml_operand ml_logical_not(ml_operand input);
+ML_IMPORT("isNaN") ml_operand ml_is_nan(ml_operand input);
+ML_IMPORT("isInfinite") ml_operand ml_is_infinite(ml_operand input);
+
+ML_IMPORT("abs") ml_operand ml_abs(ml_operand input);
+ML_IMPORT("ceil") ml_operand ml_ceil(ml_operand input);
+ML_IMPORT("cos") ml_operand ml_cos(ml_operand input);
+ML_IMPORT("erf") ml_operand ml_erf(ml_operand input);
+ML_IMPORT("exp") ml_operand ml_exp(ml_operand input);
+ML_IMPORT("floor") ml_operand ml_floor(ml_operand input);
+ML_IMPORT("identity") ml_operand ml_identity(ml_operand input);
+ML_IMPORT("log") ml_operand ml_log(ml_operand input);
+ML_IMPORT("neg") ml_operand ml_neg(ml_operand input);
+ML_IMPORT("reciprocal") ml_operand ml_reciprocal(ml_operand input);
+ML_IMPORT("roundEven") ml_operand ml_round_even(ml_operand input);
+ML_IMPORT("sign") ml_operand ml_sign(ml_operand input);
+ML_IMPORT("sin") ml_operand ml_sin(ml_operand input);
+ML_IMPORT("sqrt") ml_operand ml_sqrt(ml_operand input);
+ML_IMPORT("tan") ml_operand ml_tan(ml_operand input);
+
+/* `type` is a kw_dtype. What is beyond an integer type becomes its nearest value, and NaN 0. */
+ML_IMPORT("cast") ml_operand ml_cast(ml_operand input, kw_dtype type);
+/* -INFINITY and INFINITY stand for no bound. */
+ML_IMPORT("clamp") ml_operand ml_clamp(ml_operand input, double min_value, double max_value);
+/* Where `condition` (KW_UINT8) is not 0, `true_value`; elsewhere `false_value`; broadcast. */
+ML_IMPORT("where") ml_operand ml_where(ml_operand condition, ml_operand true_value, ml_operand false_value);
+
+/* --- Helpers ------------------------------------------------------------------------------------------------------ */
+
+/* A constant without dimensions. */
+static inline ml_operand ml_scalar_f32(ml_builder builder, float value) {
+  return ml_constant(builder, KW_FP32, 0, 0, &value, sizeof value);
+}
+static inline ml_operand ml_scalar_i32(ml_builder builder, int32_t value) {
+  return ml_constant(builder, KW_INT32, 0, 0, &value, sizeof value);
+}
+static inline ml_operand ml_scalar_i64(ml_builder builder, int64_t value) {
+  return ml_constant(builder, KW_INT64, 0, 0, &value, sizeof value);
+}
+/* A constant vector. */
+static inline ml_operand ml_vector_f32(ml_builder builder, const float *values, uint32_t count) {
+  int64_t dims[1] = {count};
+  return ml_constant(builder, KW_FP32, dims, 1, values, count * (uint32_t)sizeof *values);
+}
+/* The graph that gives one operand. */
+static inline kw_errno ml_build_one(ml_builder builder, const char *name, uint32_t name_length, ml_operand operand,
+                                    kw_graph *graph_out) {
+  ml_output output = {name, name_length, operand};
+  return ml_build(builder, &output, 1, graph_out);
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
