@@ -1,0 +1,205 @@
+"""Element-wise operators: unary, binary, comparisons, cast, clamp, where."""
+
+# ruff: noqa: A001, A002, N802, N803  # the specification's names
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tests.webnn.oracle.precision import Array, as_uint8, in_double
+
+
+@in_double
+def add(a: Array, b: Array) -> Array:
+    return a + b
+
+
+@in_double
+def sub(a: Array, b: Array) -> Array:
+    return a - b
+
+
+@in_double
+def mul(a: Array, b: Array) -> Array:
+    return a * b
+
+
+@in_double
+def div(a: Array, b: Array) -> Array:
+    """The quotient; of integers towards zero, as in the languages that the implementations are written in."""
+    if a.dtype.kind == "f":
+        return a / b
+    floored = a // b
+    return floored + ((floored * b != a) & ((a < 0) != (b < 0))).astype(a.dtype)
+
+
+@in_double
+def pow(a: Array, b: Array) -> Array:
+    return np.power(a, b)
+
+
+@in_double
+def max(a: Array, b: Array) -> Array:
+    return np.maximum(a, b)
+
+
+@in_double
+def min(a: Array, b: Array) -> Array:
+    return np.minimum(a, b)
+
+
+@in_double
+def abs(input: Array) -> Array:
+    return np.abs(input)
+
+
+@in_double
+def ceil(input: Array) -> Array:
+    return np.ceil(input)
+
+
+@in_double
+def cos(input: Array) -> Array:
+    return np.cos(input)
+
+
+@in_double
+def erf(input: Array) -> Array:
+    return np.vectorize(math.erf, otypes=[np.float64])(input)
+
+
+@in_double
+def exp(input: Array) -> Array:
+    return np.exp(input)
+
+
+@in_double
+def floor(input: Array) -> Array:
+    return np.floor(input)
+
+
+def identity(input: Array) -> Array:
+    return input.copy()
+
+
+@in_double
+def log(input: Array) -> Array:
+    return np.log(input)
+
+
+@in_double
+def neg(input: Array) -> Array:
+    return -input
+
+
+@in_double
+def reciprocal(input: Array) -> Array:
+    return 1 / input
+
+
+@in_double
+def roundEven(input: Array) -> Array:
+    """The nearest integer; halves go to the even one."""
+    return np.rint(input)
+
+
+@in_double
+def sign(input: Array) -> Array:
+    return (input > 0).astype(input.dtype) - (input < 0).astype(input.dtype)
+
+
+@in_double
+def sin(input: Array) -> Array:
+    return np.sin(input)
+
+
+@in_double
+def sqrt(input: Array) -> Array:
+    return np.sqrt(input)
+
+
+@in_double
+def tan(input: Array) -> Array:
+    return np.tan(input)
+
+
+@as_uint8
+def equal(a: Array, b: Array) -> Array:
+    return a == b
+
+
+@as_uint8
+def notEqual(a: Array, b: Array) -> Array:
+    return a != b
+
+
+@as_uint8
+def greater(a: Array, b: Array) -> Array:
+    return a > b
+
+
+@as_uint8
+def greaterOrEqual(a: Array, b: Array) -> Array:
+    return a >= b
+
+
+@as_uint8
+def lesser(a: Array, b: Array) -> Array:
+    return a < b
+
+
+@as_uint8
+def lesserOrEqual(a: Array, b: Array) -> Array:
+    return a <= b
+
+
+@as_uint8
+def logicalAnd(a: Array, b: Array) -> Array:
+    return (a != 0) & (b != 0)
+
+
+@as_uint8
+def logicalOr(a: Array, b: Array) -> Array:
+    return (a != 0) | (b != 0)
+
+
+@as_uint8
+def logicalXor(a: Array, b: Array) -> Array:
+    return (a != 0) ^ (b != 0)
+
+
+@as_uint8
+def logicalNot(a: Array) -> Array:
+    return a == 0
+
+
+@as_uint8
+def isNaN(a: Array) -> Array:
+    return np.isnan(a)
+
+
+@as_uint8
+def isInfinite(a: Array) -> Array:
+    return np.isinf(a)
+
+
+def where(condition: Array, trueValue: Array, falseValue: Array) -> Array:
+    return np.where(condition != 0, trueValue, falseValue)
+
+
+def cast(input: Array, type: str) -> Array:
+    """As another type: to floats the nearest value, from floats to integers towards zero; integers keep low bits."""
+    with np.errstate(all="ignore"):
+        return input.astype(type)
+
+
+def clamp(input: Array, *, minValue: float | int | None = None, maxValue: float | int | None = None) -> Array:
+    """Between the two; the bounds are rounded to the input's type first."""
+    result = input
+    if minValue is not None:
+        result = np.maximum(result, input.dtype.type(minValue))
+    if maxValue is not None:
+        result = np.minimum(result, input.dtype.type(maxValue))
+    return result
