@@ -259,11 +259,11 @@ def _clamp_infer(a: Arguments, scope: Scope) -> Operand:
 
 def _clamp(e: Emitter, a: Arguments) -> Value:
     dtype = a.input.dtype
-    low, high = (_held(dtype, bound) for bound in (a.minValue, a.maxValue))
+    low, high = (held(dtype, bound) for bound in (a.minValue, a.maxValue))
     return e.node("Clip", a.input, np.array(low, dtype.numpy), np.array(high, dtype.numpy))
 
 
-def _held(dtype: DType, value: float) -> Any:
+def held(dtype: DType, value: float) -> Any:
     """The value of the type that is nearest to ``value``."""
     if dtype in FLOATS:
         with np.errstate(over="ignore"):

@@ -1,0 +1,40 @@
+"""What one operator may ask of the machine.
+
+A run sees its deadline between ONNX nodes, never within one, and a node's scratch memory is counted nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+
+from kserve_wasm.webnn.operand import Dim
+from kserve_wasm.webnn.operator import Arguments
+
+MAX_PRODUCTS = 1 << 40
+"""Multiplications of a product of matrices or a convolution: about 20 s on one core."""
+MAX_VISITS = 1 << 34
+"""Elements that windows visit, one at a time: about 20 s on one core."""
+MAX_SCRATCH = 1 << 28
+"""Elements of 4 bytes that a kernel allocates beyond its results."""
+
+
+def check_products(a: Arguments, *sizes: Dim) -> None:
+    """Fails where the product of the sizes, the multiplications to do, is too much; dispatch knows the open ones."""
+    _check(a, sizes, MAX_PRODUCTS, "multiplications")
+
+
+def check_visits(a: Arguments, *sizes: Dim) -> None:
+    """Fails where the product of the sizes, the elements that windows visit, is too much."""
+    _check(a, sizes, MAX_VISITS, "elements in windows")
+
+
+def check_scratch(a: Arguments, *sizes: Dim) -> None:
+    """Fails where the product of the sizes, the elements held meanwhile, is too much."""
+    _check(a, sizes, MAX_SCRATCH, "intermediate elements")
+
+
+def _check(a: Arguments, sizes: tuple[Dim, ...], most: int, what: str) -> None:
+    # An open dimension is at least 1.
+    least = math.prod(max(size, 1) for size in sizes)
+    if least > most:
+        a.fail(f"it takes {least} {what}, and an operator may take {most}")
