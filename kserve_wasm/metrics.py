@@ -62,6 +62,11 @@ RAY_RETRIES = Counter(
     "kserve_wasm_ray_retries", "Computations sent to another Ray executor, because theirs was lost", _GRAPH
 )
 BATCH_REJECTED = Counter("kserve_wasm_batch_rejected", "Computations that were not run", (*_GRAPH, "reason"))
+DEVICE_COPY_BYTES = Counter(
+    "kserve_wasm_device_copy_bytes",
+    "Bytes of tensors copied to a device, to the host, or from one place of the device to another",
+    ("device", "direction"),
+)
 INSTANCES = Counter("kserve_wasm_instances_started", "Guest instances started", _MODEL)
 TRAPS = Counter(
     "kserve_wasm_instances_trapped", "Guest instances that ended with a trap", (*_MODEL, "reason")

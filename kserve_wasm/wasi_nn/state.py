@@ -6,11 +6,10 @@ none of another, and a stale one is none at all. Everything ends with the instan
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
-
-import numpy as np
 
 from kserve_wasm.artifact.config import Limits
 from kserve_wasm.batching.base import Caller, GraphScheduler
@@ -80,8 +79,9 @@ AnyTensor: TypeAlias = Tensor | BorrowedTensor
 
 
 def host_bytes(tensor: Tensor) -> int:
-    """The host memory that ``tensor`` takes."""
-    return tensor.numpy().nbytes if tensor.dtype.itemsize else text_bytes(tensor.nbytes, tensor.size)
+    """The memory that ``tensor`` takes on the host or a device."""
+    itemsize = tensor.dtype.itemsize
+    return math.prod(tensor.shape) * itemsize if itemsize else text_bytes(tensor.nbytes, tensor.size)
 
 
 def text_bytes(encoded: int, elements: int) -> int:
@@ -473,8 +473,7 @@ class NNState:
 
 def apart(output: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     """``output``, copied if a graph passed (a part of) an input through: inputs are written to again, or go away."""
-    array = output.numpy()
     for tensor in inputs.values():
-        if np.may_share_memory(array, tensor.numpy()):
-            return Tensor.from_numpy(array.copy())
+        if output.may_share_memory(tensor):
+            return output.copied()
     return output
