@@ -86,6 +86,7 @@ class Builder:
         operand = _checked("input", dtype, shape, TENSORS)
         self._add(Input(name, operand), (name, operand))
         self._names.add(name)
+        self._scope.named.update(dim for dim in operand.shape if dim < 0)
         return len(self._operands)
 
     def constant(self, dtype: DType, shape: Sequence[int], data: bytes) -> int:

@@ -56,12 +56,16 @@ class Value:
 class Emitter:
     """Collects nodes and constants. Operators describe with it what computes them.
 
+    Args:
+        inputs: the graph's.
+
     Attributes:
         results: what the operator that is being lowered is known to give.
         casts: for values that ``cast`` made, what they were made of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: Sequence[Value] = ()) -> None:
+        self._inputs = inputs
         self.results: tuple[Operand, ...] = ()
         self.casts: dict[str, Value] = {}
         self._nodes: list[onnx.NodeProto] = []
@@ -134,26 +138,41 @@ class Emitter:
         return self.cast(value, BOOL)
 
     def reshape(self, value: Value, shape: Sequence[Dim], *sources: Value) -> Value:
-        """``value`` with another shape, whose open dimensions are some of ``value``'s or of ``sources``'."""
+        """``value`` with another shape.
+
+        Its open dimensions are some of ``value``'s, of ``sources``' or of the inputs'; one may be none of them, and
+        follows from the others.
+        """
         target = Operand(value.dtype, tuple(shape))
         if target.shape == value.shape:
             return value
-        return self.node("Reshape", value, self.shape_vector(shape, value, *sources), result=target)
+        vector: Value | npt.NDArray[np.int64]
+        opened = [dim for dim in shape if dim < 0]
+        if len(opened) == 1 and opened == [dim for dim in value.shape if dim < 0]:
+            vector = np.array(shape, np.int64).clip(min=-1)
+        else:
+            vector = self.shape_vector(shape, value, *sources)
+        # A size of 0 is meant as that; without allowzero it stands for the one that ``value`` has there.
+        return self.node("Reshape", value, vector, result=target, allowzero=1)
 
     def shape_vector(self, shape: Sequence[Dim], *sources: Value) -> Value | npt.NDArray[np.int64]:
-        """``shape`` as an int64 vector; its open dimensions are taken from the ``sources``, which have them."""
-        if all(dim >= 0 for dim in shape):
-            return np.array(shape, np.int64)
+        """``shape`` as an int64 vector; the sizes of its open dimensions are those that ``sources`` or the inputs have.
+
+        An open dimension that none of them has is -1 in the vector.
+        """
         parts: list[Value] = []
         fixed: list[int] = []
         for dim in shape:
-            if dim >= 0:
-                fixed.append(dim)
+            found = None if dim >= 0 else self._found(dim, sources)
+            if found is None:
+                fixed.append(max(dim, -1))
                 continue
             if fixed:
                 parts.append(self.constant(np.array(fixed, np.int64)))
                 fixed = []
-            parts.append(self.size(dim, *sources))
+            parts.append(self._size(*found))
+        if not parts:
+            return np.array(shape, np.int64).clip(min=-1)
         if fixed:
             parts.append(self.constant(np.array(fixed, np.int64)))
         if len(parts) == 1:
@@ -161,10 +180,17 @@ class Emitter:
         return self.node("Concat", *parts, result=Operand(INT64, (len(shape),)), axis=0)
 
     def size(self, dim: Dim, *sources: Value) -> Value:
-        """The size of a dimension as an int64 vector of one element; if open, that of the source that has it."""
+        """The size of a dimension as an int64 vector of one element; if open, one that a source or an input has."""
         if dim >= 0:
             return self.constant(np.array([dim], np.int64))
-        source, axis = next((s, s.shape.index(dim)) for s in sources if dim in s.shape)
+        found = self._found(dim, sources)
+        assert found is not None
+        return self._size(*found)
+
+    def _found(self, dim: Dim, sources: Sequence[Value]) -> tuple[Value, int] | None:
+        return next(((s, s.shape.index(dim)) for s in (*sources, *self._inputs) if dim in s.shape), None)
+
+    def _size(self, source: Value, axis: int) -> Value:
         return self.node("Shape", source, result=Operand(INT64, (1,)), start=axis, end=axis + 1)
 
     # --- The whole

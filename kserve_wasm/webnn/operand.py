@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -61,22 +61,33 @@ def shown(shape: Iterable[Dim]) -> str:
     return f"[{', '.join('?' if dim < 0 else str(dim) for dim in shape)}]"
 
 
+_LAST_NAMED = -(1 << 31)
+
+
+def is_named(dim: Dim) -> bool:
+    """Whether an open dimension has a number that a guest gave it: dispatch knows its size before anything runs."""
+    return _LAST_NAMED <= dim < 0
+
+
 class Scope:
     """What the inference of one graph knows of open dimensions.
 
+    Args:
+        named: the open dimensions of inputs.
+
     Attributes:
+        named: those known so far.
         bounds: the largest size that an open dimension can have, where there is one.
     """
 
-    _LAST_OF_GUESTS = -(1 << 31)
-
-    def __init__(self) -> None:
+    def __init__(self, named: Iterable[Dim] = ()) -> None:
+        self.named = set(named)
         self.bounds: dict[Dim, int] = {}
         self._next = 0
 
     def begin(self, operands: int) -> None:
         """Numbers new dimensions by the operands there are, so that they are the same whenever a step is inferred."""
-        self._next = self._LAST_OF_GUESTS - 1 - operands * MAX_RANK
+        self._next = _LAST_NAMED - 1 - operands * MAX_RANK
 
     def open(self, bound: int | None = None) -> Dim:
         """A new open dimension."""
@@ -85,9 +96,20 @@ class Scope:
             self.bounds[dim] = bound
         return dim
 
+    def bound(self, dim: Dim) -> int | None:
+        """The largest size that a dimension can have; None where an open one has no bound."""
+        return dim if dim >= 0 else self.bounds.get(dim)
+
+    def derived(self, size: Callable[..., int], *dims: Dim) -> Dim:
+        """The dimension whose size follows from others', by a function that grows with each of them."""
+        sizes = [self.bound(dim) for dim in dims]
+        if any(known is None for known in sizes):
+            return self.open()
+        return size(*sizes) if min(dims) >= 0 else self.open(size(*sizes))
+
     def largest(self, operand: Operand) -> int | None:
         """Bytes that the operand can take; None where an open dimension has no bound."""
-        sizes = [dim if dim >= 0 else self.bounds.get(dim) for dim in operand.shape]
+        sizes = [self.bound(dim) for dim in operand.shape]
         known = [size for size in sizes if size is not None]
         return math.prod(known) * operand.dtype.itemsize if len(known) == len(sizes) else None
 

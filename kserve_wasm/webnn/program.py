@@ -87,9 +87,9 @@ class Program:
         self._max_bytes = max_bytes
         self.inputs = tuple(step for step in steps if isinstance(step, Input))
         self.constant_bytes = sum(len(step.data) for step in steps if isinstance(step, Constant))
-        operands = self._infer({}, Scope())
+        self._named = frozenset(dim for i in self.inputs for dim in i.operand.shape if dim < 0)
+        operands = self._infer({}, Scope(self._named))
         self.outputs = {name: operands[number - 1] for name, number in outputs.items()}
-        self._open = any(not i.operand.is_static for i in self.inputs)
         self._checked: set[tuple[tuple[int, ...], ...]] = set()
 
     def check(self, shapes: tuple[tuple[int, ...], ...]) -> None:
@@ -102,7 +102,7 @@ class Program:
             OperatorError: an input has not the shape it was declared with, an operator does not take the sizes, or all
                 operands together take too much.
         """
-        if not self._open or shapes in self._checked:
+        if not self._named or shapes in self._checked:
             return
         sizes: dict[int, int] = {}
         for given, shape in zip(self.inputs, shapes, strict=True):
@@ -153,7 +153,7 @@ class Program:
             return False
         if any(batch in i.operand.shape[1:] for i in self.inputs):
             return False
-        scope = Scope()
+        scope = Scope(self._named)
         operands: list[Operand] = []
         batched: list[bool] = []
         for step in self._steps:
@@ -162,7 +162,10 @@ class Program:
                 batched.append(isinstance(step, Input))
                 continue
             results = infer(step, operands, scope)
-            of_batch = any(batched[number - 1] for number in _operands(step))
+            # An operator may also have the batch's size from its name alone.
+            of_batch = any(batched[number - 1] for number in _operands(step)) or any(
+                batch in r.shape for r in results
+            )
             if of_batch:
                 own = bind(step, [_Batched(o, b) for o, b in zip(operands, batched, strict=True)])
                 keeps = all(r.rank and r.shape[0] == batch and batch not in r.shape[1:] for r in results)
@@ -178,8 +181,8 @@ class Program:
         """The program as one ONNX graph, a serialized ModelProto; open dimension -1 is called ``d1``, and so on."""
         from kserve_wasm.webnn.emit import Emitter, Value
 
-        emitter = Emitter()
-        scope = Scope()
+        emitter = Emitter([Value(i.name, i.operand) for i in self.inputs])
+        scope = Scope(self._named)
         operands: list[Operand] = []
         values: list[Value] = []
         for step in self._steps:
@@ -202,7 +205,7 @@ class Program:
                     Value(value.name, operand, value.array)
                     for value, operand in zip(made, emitter.results, strict=True)
                 ]
-        symbols = {dim: f"d{-dim}" for i in self.inputs for dim in i.operand.shape if dim < 0}
+        symbols = {dim: f"d{-dim}" for dim in self._named}
         return emitter.model(
             {i.name: i.operand for i in self.inputs},
             {name: values[number - 1] for name, number in self._output_numbers.items()},

@@ -52,7 +52,7 @@ DTYPE_NUMBERS = {dtype.numpy.name: dtype.onnx for dtype in DTYPES.values()}
 RENAMED = {"logicalNot": {"a": "input"}, "isNaN": {"a": "input"}, "isInfinite": {"a": "input"}}
 """Parameters that our operators call otherwise than the specification does."""
 
-ABSENT: dict[str, float] = {"clamp minValue": -math.inf, "clamp maxValue": math.inf}
+ABSENT: dict[str, float] = {"clamp minValue": -math.inf, "clamp maxValue": math.inf, "pad value": 0.0}
 """What stands for options that are not given, where it is no default of the specification's."""
 
 
@@ -155,12 +155,16 @@ class Graph:
 def arguments(operator: str, values: Mapping[str, Any]) -> tuple[Any, ...]:
     """Arguments as our builder takes them: operands by number, enumerations by their order, absent ones by default."""
     renamed = RENAMED.get(operator, {})
+    if operator == "split":
+        splits = values["splits"]
+        equal = isinstance(splits, int)
+        values = {**values, "count": splits if equal else 0, "splits": None if equal else splits}
     taken = {renamed.get(name, name): value for name, value in values.items()}
     result: list[Any] = []
     for param in OPERATORS[operator].params:
         if param.name in taken:
             result.append(_encoded(operator, param.name, taken.pop(param.name)))
-        elif param.kind == "optional":
+        elif param.kind == "optional" or (param.kind == "u32" and param.default is None):
             result.append(0)
         else:
             result.append(ABSENT.get(f"{operator} {param.name}", param.default))
@@ -171,7 +175,7 @@ def arguments(operator: str, values: Mapping[str, Any]) -> tuple[Any, ...]:
 def _encoded(operator: str, name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(_encoded(operator, name, item) for item in value)
-    if name == "type":
+    if name in ("type", "outputDataType"):
         return DTYPE_NUMBERS[value]
     if isinstance(value, str):
         choices = CHOICES.get(f"{name} {operator}") or CHOICES[name]

@@ -1,5 +1,5 @@
 """WebNN's operators, by families. Importing this registers them all."""
 
-from kserve_wasm.webnn.operators import activation, elementwise, linear
+from kserve_wasm.webnn.operators import activation, elementwise, linear, movement
 
-__all__ = ["activation", "elementwise", "linear"]
+__all__ = ["activation", "elementwise", "linear", "movement"]
