@@ -196,7 +196,11 @@ class GuestModel:
             BUILT,
             "onnx",
             data=program.model_bytes(),
-            options={key: options[key] for key in ("fallback", "intra_op_threads") if key in options},
+            options={
+                **{key: options[key] for key in ("fallback", "intra_op_threads") if key in options},
+                # Folding constants computes, before any deadline counts.
+                "session": {"optimization.disable_specified_optimizers": "ConstantFolding"},
+            },
         )
         merges = program.merges()
         batching = replace(self.config.batching_of(""), padding={}, declared=merges)

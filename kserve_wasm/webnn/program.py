@@ -155,25 +155,24 @@ class Program:
             return False
         scope = Scope(self._named)
         operands: list[Operand] = []
-        batched: list[bool] = []
+        seen: list[_Batched] = []
         for step in self._steps:
             if not isinstance(step, Call):
                 operands.append(step.operand)
-                batched.append(isinstance(step, Input))
+                seen.append(_Batched(step.operand, isinstance(step, Input)))
                 continue
             results = infer(step, operands, scope)
             # An operator may also have the batch's size from its name alone.
-            of_batch = any(batched[number - 1] for number in _operands(step)) or any(
+            of_batch = any(seen[number - 1].batched for number in _operands(step)) or any(
                 batch in r.shape for r in results
             )
             if of_batch:
-                own = bind(step, [_Batched(o, b) for o, b in zip(operands, batched, strict=True)])
                 keeps = all(r.rank and r.shape[0] == batch and batch not in r.shape[1:] for r in results)
-                if not keeps or not step.operator.row_wise(own):
+                if not keeps or not step.operator.row_wise(bind(step, seen)):
                     return False
             operands += results
-            batched += [of_batch] * len(results)
-        return all(batched[number - 1] for number in self._output_numbers.values())
+            seen += [_Batched(operand, of_batch) for operand in results]
+        return all(seen[number - 1].batched for number in self._output_numbers.values())
 
     # --- Lowering
 
