@@ -28,11 +28,15 @@ def mul(a: Array, b: Array) -> Array:
 
 @in_double
 def div(a: Array, b: Array) -> Array:
-    """The quotient; of integers towards zero, as in the languages that the implementations are written in."""
+    """The quotient; of integers towards zero.
+
+    The specification does not say what integers divided by 0 are: here 0.
+    """
     if a.dtype.kind == "f":
         return a / b
-    floored = a // b
-    return floored + ((floored * b != a) & ((a < 0) != (b < 0))).astype(a.dtype)
+    floored = a // b  # NumPy too gives 0 for a division by 0, and the smallest for itself by -1
+    towards_zero = floored + ((floored * b != a) & ((a < 0) != (b < 0))).astype(a.dtype)
+    return np.where(b == 0, a.dtype.type(0), towards_zero)
 
 
 @in_double
@@ -190,9 +194,21 @@ def where(condition: Array, trueValue: Array, falseValue: Array) -> Array:
 
 
 def cast(input: Array, type: str) -> Array:
-    """As another type: to floats the nearest value, from floats to integers towards zero; integers keep low bits."""
+    """As another type: to floats the nearest value, from floats to integers towards zero; integers keep low bits.
+
+    What floats that an integer type does not hold become is the implementation's: here the nearest value, NaN 0.
+    """
     with np.errstate(all="ignore"):
-        return input.astype(type)
+        if input.dtype.kind != "f" or np.dtype(type).kind == "f":
+            return input.astype(type)
+        limits = np.iinfo(type)
+        whole = np.trunc(np.nan_to_num(input.astype(np.float64), posinf=np.inf, neginf=-np.inf))
+        inside = np.where((whole > limits.min) & (whole < limits.max), whole, 0).astype(type)
+        return np.select(
+            [whole <= limits.min, whole >= limits.max],
+            [np.asarray(limits.min, type), np.asarray(limits.max, type)],
+            inside,
+        )
 
 
 def clamp(input: Array, *, minValue: float | int | None = None, maxValue: float | int | None = None) -> Array:
