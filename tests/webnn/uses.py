@@ -62,7 +62,7 @@ class Use:
 
     Attributes:
         operator: its name.
-        arguments: the required ones as the specification orders them; arrays are operands.
+        arguments: the required ones as the specification orders them; operands are arrays, or uses that give them.
         options: the options by name; absent ones are not there.
         constants: positions of operands (counted as they are met, arguments before options) that are constants.
         open: dimensions that are declared open: of operands by position, axes.
@@ -83,7 +83,8 @@ class Use:
 
     def expected(self) -> list[Array]:
         """What the oracle gives."""
-        given = oracle.OPERATORS[self.operator](*self.arguments, **self.options)
+        arguments = (value.expected()[0] if isinstance(value, Use) else value for value in self.arguments)
+        given = oracle.OPERATORS[self.operator](*arguments, **self.options)
         return list(given) if isinstance(given, (list, tuple)) else [given]
 
     def named(self) -> dict[str, Any]:
@@ -129,6 +130,8 @@ class Graph:
             nonlocal position
             if isinstance(value, (list, tuple)):
                 return tuple(placed(item) for item in value)
+            if isinstance(value, Use):
+                return self._add(value)[0]
             if not isinstance(value, np.ndarray):
                 return value
             axes = [axis for n, axis in use.open if n == position]
@@ -210,5 +213,7 @@ def compare(use: Use, got: list[Array]) -> None:
 
 def check(uses: Sequence[Use]) -> None:
     """Lowers the uses as one graph, runs it, and compares every result."""
+    if not uses:
+        return
     for use, got in zip(uses, Graph(uses).run(), strict=True):
         compare(use, got)

@@ -1,0 +1,48 @@
+"""Operators whose operands other operators give: what one lowering knows of another must not change what they give."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.webnn.oracle.precision import Array
+from tests.webnn.strategies import ALL, INTEGERS, Draw, elements, numbers, shapes
+from tests.webnn.uses import Use, check
+
+GENTLE = ("abs", "neg", "relu", "softsign", "tanh", "sigmoid", "identity", "hardSwish")
+"""Operators of floats that keep numbers small and errors small: none that steps, as ceil does."""
+
+
+@st.composite
+def expressions(draw: Draw, shape: tuple[int, ...], depth: int) -> Use | Array:
+    """float32 of one shape, or of one that broadcasts to it, made by up to 2 ** ``depth`` operators."""
+    if not depth or not draw(st.integers(0, 5)):
+        return draw(elements("float32", shape, -2, 2))
+    kind = draw(st.sampled_from(["unary", "binary", "where", "cast"]))
+    operand = expressions(shape, depth - 1)
+    if kind == "unary":
+        return Use(draw(st.sampled_from(GENTLE)), (draw(operand),))
+    if kind == "binary":
+        return Use(draw(st.sampled_from(["add", "sub", "mul", "max", "min"])), (draw(operand), draw(operand)))
+    if kind == "where":
+        truth = Use("greater", (draw(elements("float32", shape)), draw(elements("float32", shape))))
+        return Use("where", (truth, draw(operand), draw(operand)))
+    whole = draw(numbers(draw(st.sampled_from(INTEGERS)), shape))
+    return Use("cast", (Use("clamp", (whole,), {"minValue": 0, "maxValue": 9}), "float32"))
+
+
+@settings(max_examples=100, derandomize=True)
+@given(shapes(most=3).flatmap(lambda shape: expressions(shape, 5)).filter(lambda made: isinstance(made, Use)))
+def test_trees_of_operators_agree_with_the_oracle(use: Use) -> None:
+    check([use])
+
+
+@settings(max_examples=100, derandomize=True)
+@given(st.data())
+def test_casts_of_casts_keep_each_step(data: st.DataObject) -> None:
+    """float32 → uint8 → float32 loses the fraction, int64 → int8 → int64 the high bits."""
+    types = data.draw(st.lists(st.sampled_from(ALL), min_size=2, max_size=5))
+    use: Use | Array = data.draw(elements(types[0], data.draw(shapes(most=2)), -100, 300))
+    for dtype in types[1:]:
+        use = Use("cast", (use, dtype))
+    check([use])
