@@ -116,6 +116,51 @@ ML_IMPORT("clamp") ml_operand ml_clamp(ml_operand input, double min_value, doubl
 /* Where `condition` (KW_UINT8) is not 0, `true_value`; elsewhere `false_value`; broadcast. */
 ML_IMPORT("where") ml_operand ml_where(ml_operand condition, ml_operand true_value, ml_operand false_value);
 
+/* --- Activation functions ----------------------------------------------------------------------------------------- */
+
+ML_IMPORT("elu") ml_operand ml_elu(ml_operand input, double alpha); /* alpha: 1 by WebNN's default */
+ML_IMPORT("gelu") ml_operand ml_gelu(ml_operand input);
+ML_IMPORT("hardSigmoid") ml_operand ml_hard_sigmoid(ml_operand input, double alpha, double beta); /* 0.2, 0.5 */
+ML_IMPORT("hardSwish") ml_operand ml_hard_swish(ml_operand input);
+ML_IMPORT("leakyRelu") ml_operand ml_leaky_relu(ml_operand input, double alpha); /* 0.01 */
+ML_IMPORT("linear") ml_operand ml_linear(ml_operand input, double alpha, double beta); /* 1, 0 */
+ML_IMPORT("prelu") ml_operand ml_prelu(ml_operand input, ml_operand slope);
+ML_IMPORT("relu") ml_operand ml_relu(ml_operand input);
+ML_IMPORT("sigmoid") ml_operand ml_sigmoid(ml_operand input);
+ML_IMPORT("softmax") ml_operand ml_softmax(ml_operand input, uint32_t axis);
+ML_IMPORT("softplus") ml_operand ml_softplus(ml_operand input);
+ML_IMPORT("softsign") ml_operand ml_softsign(ml_operand input);
+ML_IMPORT("tanh") ml_operand ml_tanh(ml_operand input);
+
+/* --- Products of matrices ----------------------------------------------------------------------------------------- */
+
+ML_IMPORT("matmul") ml_operand ml_matmul(ml_operand a, ml_operand b);
+/* alpha * a' b' + beta * c; `c` may be ML_NONE. */
+ML_IMPORT("gemm") ml_operand ml_gemm(ml_operand a, ml_operand b, ml_operand c, double alpha, double beta,
+                                     uint32_t a_transpose, uint32_t b_transpose);
+
+/* --- Shape -------------------------------------------------------------------------------------------------------- */
+
+/* Lists are an address and a number of entries. An optional one is absent where its address is 0. In `new_shape` and
+ * `sizes` a negative number is an open dimension of an operand. */
+ML_IMPORT("reshape") ml_operand ml_reshape(ml_operand input, const int32_t *new_shape, uint32_t rank);
+ML_IMPORT("expand") ml_operand ml_expand(ml_operand input, const int32_t *new_shape, uint32_t rank);
+ML_IMPORT("transpose") ml_operand ml_transpose(ml_operand input, const uint32_t *permutation, uint32_t rank);
+ML_IMPORT("reverse") ml_operand ml_reverse(ml_operand input, const uint32_t *axes, uint32_t n_axes);
+ML_IMPORT("concat") ml_operand ml_concat(const ml_operand *inputs, uint32_t n_inputs, uint32_t axis);
+/* `count` equal parts, or parts of these sizes, as many as `count` says; so many handles are written. */
+ML_IMPORT("split") kw_errno ml_split(ml_operand input, uint32_t count, const uint32_t *sizes, uint32_t n_sizes,
+                                     uint32_t axis, ml_operand *outputs);
+ML_IMPORT("slice") ml_operand ml_slice(ml_operand input, const uint32_t *starts, uint32_t n_starts,
+                                       const int32_t *sizes, uint32_t n_sizes, const uint32_t *strides,
+                                       uint32_t n_strides);
+#define ML_PAD_CONSTANT 0u
+#define ML_PAD_EDGE 1u
+#define ML_PAD_REFLECTION 2u
+ML_IMPORT("pad") ml_operand ml_pad(ml_operand input, const uint32_t *beginning, uint32_t n_beginning,
+                                   const uint32_t *ending, uint32_t n_ending, uint32_t mode, double value);
+ML_IMPORT("tile") ml_operand ml_tile(ml_operand input, const uint32_t *repetitions, uint32_t rank);
+
 /* --- Helpers ------------------------------------------------------------------------------------------------------ */
 
 /* A constant without dimensions. */
