@@ -159,7 +159,7 @@ class GraphMetrics:
 
     Attributes:
         model: name and version, for the log.
-        watch: names the function that a scrape asks for the computations that wait.
+        watch: names a function that a scrape asks for computations that wait; what it returns ends that.
     """
 
     __slots__ = ("_batch_size", "_labels", "_queued", "_retries", "_seconds", "_statistics", "model", "watch")
@@ -168,7 +168,7 @@ class GraphMetrics:
         self,
         labels: tuple[str, str, str],
         statistics: Statistics | None,
-        watch: Callable[[Callable[[], float]], None],
+        watch: Callable[[Callable[[], float]], Callable[[], None]],
     ) -> None:
         self._labels = labels
         self.model = f"model '{labels[0]}' version {labels[1]}"
@@ -243,7 +243,8 @@ class ModelMetrics:
         with self._holders_lock:
             self._holders[self._labels] += 1
         self._removed = False
-        self._own: list[tuple[Gauge, Callable[[], float]]] = []
+        self._own: dict[Gauge, list[Callable[[], float]]] = {}
+        self._totals: dict[Gauge, Callable[[], float]] = {}
         # V1 goes through the SDK, which observes its own histogram.
         self.v1 = ProtocolMetrics(model, version, "v1", None)
         self.v2_rest = ProtocolMetrics(model, version, "v2-rest", predict)
@@ -279,10 +280,16 @@ class ModelMetrics:
         self._watch(IN_FLIGHT.labels(*self._labels), in_flight)
         self._watch(QUEUE_DEPTH.labels(*self._labels), queue_depth)
 
-    def _watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
-        gauge.set_function(value)
-        self._watched[gauge] = value
-        self._own.append((gauge, value))
+    def _watch(self, gauge: Gauge, value: Callable[[], float]) -> Callable[[], None]:
+        """Has a scrape ask for the sum of all that are watched for a gauge; what is returned ends it for this one."""
+        with self._holders_lock:
+            values = self._own.setdefault(gauge, [])
+            values.append(value)
+            if len(values) == 1:
+                total = self._totals[gauge] = lambda: sum([one() for one in values])
+                gauge.set_function(total)
+                self._watched[gauge] = total
+        return partial(values.remove, value)
 
     @classmethod
     def refresh(cls) -> None:
@@ -301,8 +308,8 @@ class ModelMetrics:
             if self._removed:
                 return
             self._removed = True
-            for gauge, value in self._own:
-                if self._watched.get(gauge) is value:  # no newer load has named its own
+            for gauge, total in self._totals.items():
+                if self._watched.get(gauge) is total:  # no newer load has named its own
                     del self._watched[gauge]
                     gauge.set_function(lambda: 0.0)
                     gauge.set(0)

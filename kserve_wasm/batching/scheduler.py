@@ -80,7 +80,7 @@ class BatchScheduler:
         self._arrivals = count()
         self._lock = threading.Lock()  # held to look and count, never while the graph runs
         self._idle = threading.Condition(self._lock)
-        metrics.watch(lambda: len(self._queue.waiting))
+        self._unwatch: Callable[[], None] | None = metrics.watch(lambda: len(self._queue.waiting))
 
     @property
     def graph(self) -> Graph:
@@ -151,6 +151,9 @@ class BatchScheduler:
             leader.wake()
         with self._idle:
             self._idle.wait_for(lambda: not self._running and not self._queue.waiting)
+            unwatch, self._unwatch = self._unwatch, None
+        if unwatch is not None:
+            unwatch()
         self._graph.close()
 
     # --- Waiting

@@ -6,7 +6,7 @@ Source: Web Neural Network API, ``elu``, ``gelu``, ``hardSigmoid``, ``hardSwish`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,9 +29,12 @@ def real(dtype: DType, number: float) -> float:
 
 def _apply(op_type: str, *attributes: str) -> Lower:
     """One node, with the arguments ``attributes`` as ONNX's attributes of the same names."""
-    return lambda e, a: e.node(
-        op_type, a.input, **{name: real(a.input.dtype, getattr(a, name)) for name in attributes}
-    )
+
+    def lower(e: Emitter, a: Arguments) -> Value:
+        numbers: dict[str, Any] = {name: real(a.input.dtype, getattr(a, name)) for name in attributes}
+        return e.node(op_type, a.input, **numbers)
+
+    return lower
 
 
 for _name, _op_type in (
