@@ -16,7 +16,7 @@ from kserve_wasm.backends.base import GraphSource
 from kserve_wasm.errors import ModelLoadError
 
 MODULE = "model.wasm"
-_ENCODINGS = {".onnx": "onnx"}
+_ENCODINGS = {".onnx": "onnx", ".pt": "pytorch", ".pt2": "pytorch"}
 """WASI-NN's names of the formats that a file's name tells."""
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 

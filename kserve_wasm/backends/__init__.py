@@ -12,7 +12,12 @@ from kserve_wasm.errors import ModelLoadError
 __all__ = ["Backend", "Device", "Graph", "GraphSource", "known_encodings", "open_graph"]
 
 ENTRY_POINTS = "kserve_wasm.backends"
-_BUILT_IN = {"onnx": "kserve_wasm.backends.onnx:OnnxBackend"}
+_BUILT_IN = {
+    "onnx": "kserve_wasm.backends.onnx:OnnxBackend",
+    "pytorch": "kserve_wasm.backends.torch:PyTorchBackend",
+}
+_EXTRAS = {"pytorch": "the extra 'torch' of kserve-wasm"}
+"""What brings the framework of a built-in backend, where the package itself does not."""
 
 
 def known_encodings() -> list[str]:
@@ -45,6 +50,7 @@ def _backend(source: GraphSource) -> Backend:
             factory = next(iter(found)).load()
     except ImportError as error:
         raise ModelLoadError(
-            f"the backend for '{source.encoding}' cannot be imported ({error}); install its framework"
+            f"the backend for '{source.encoding}' cannot be imported ({error}); install "
+            f"{_EXTRAS.get(source.encoding, 'its framework')}"
         ) from error
     return cast(Backend, factory())

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -267,7 +268,7 @@ class GraphContract:
 
     def test_fallback_runs_on_the_cpu_and_says_so(self) -> None:
         source = self.mlp()
-        allowed = GraphSource(source.name, source.encoding, data=source.data, options={"fallback": True})
+        allowed = replace(source, options={**source.options, "fallback": True})
         graph = open_graph(allowed, "gpu")
         assert graph.device == ("gpu" if self.has_gpu() else "cpu")
         rows = np.eye(4, dtype=np.float32)

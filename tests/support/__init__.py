@@ -8,7 +8,7 @@ import pytest
 
 
 def require(condition: object, reason: str) -> None:
-    """Skips the calling test, visibly, unless ``condition`` holds; fails it where KSERVE_WASM_REQUIRE_ALL=1.
+    """Skips the calling test or module, visibly, unless ``condition`` holds; fails it where KSERVE_WASM_REQUIRE_ALL=1.
 
     Args:
         condition: whether the optional part that the test needs is there.
@@ -18,4 +18,4 @@ def require(condition: object, reason: str) -> None:
         return
     if os.environ.get("KSERVE_WASM_REQUIRE_ALL") == "1":
         pytest.fail(f"KSERVE_WASM_REQUIRE_ALL=1, and {reason}")
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
