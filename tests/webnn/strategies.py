@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from tests.webnn.oracle.precision import Array
@@ -117,31 +119,34 @@ def options(**values: Any) -> dict[str, Any]:
 
 
 @st.composite
-def placed(draw: Draw, use: st.SearchStrategy[Use], opened: bool) -> Use:
-    """A use some of whose operands are constants, or (with ``opened``) have open dimensions."""
-    made: Use = draw(use)
-    given = _operands(tuple(made.named().values()))
-    if opened:
-        places = [(n, axis) for n, array in enumerate(given) for axis in range(array.ndim)]
-        return Use(
-            made.operator,
-            made.arguments,
-            made.options,
-            open=frozenset(place for place in places if draw(st.booleans())),
-        )
-    return Use(
-        made.operator,
-        made.arguments,
-        made.options,
-        frozenset(n for n in range(len(given)) if draw(st.booleans()) and draw(st.booleans())),
+def placed(draw: Draw, uses: st.SearchStrategy[Use]) -> Use:
+    """A use some of whose operands are constants."""
+    use: Use = draw(uses)
+    count = len(use.operands())
+    return replace(use, constants=frozenset(draw(st.lists(st.integers(0, count - 1), max_size=count - 1))))
+
+
+@st.composite
+def opened(draw: Draw, uses: st.SearchStrategy[Use]) -> Use:
+    """A use some of whose operands have open dimensions."""
+    use: Use = draw(uses)
+    places = [(n, axis) for n, array in enumerate(use.operands()) for axis in range(array.ndim)]
+    assume(places)
+    return replace(use, open=frozenset(draw(st.lists(st.sampled_from(places), min_size=1))))
+
+
+@st.composite
+def batched(draw: Draw, uses: st.SearchStrategy[Use]) -> Use:
+    """A use of operands that have one open first dimension, and constants."""
+    use: Use = draw(uses)
+    operands = use.operands()
+    sizes = sorted({array.shape[0] for array in operands if array.ndim})
+    assume(sizes)
+    size = draw(st.sampled_from(sizes))
+    of_batch = [n for n, array in enumerate(operands) if array.ndim and array.shape[0] == size]
+    chosen = set(draw(st.lists(st.sampled_from(of_batch), min_size=1)))
+    return replace(
+        use,
+        constants=frozenset(range(len(operands))) - chosen,
+        open=frozenset((n, 0) for n in chosen),
     )
-
-
-def _operands(values: Sequence[Any]) -> list[Array]:
-    found: list[Array] = []
-    for value in values:
-        if isinstance(value, np.ndarray):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += _operands(value)
-    return found

@@ -7,11 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kserve_wasm.webnn.operator import OPERATORS
-from tests.webnn import strategies_arrays, strategies_elementwise, strategies_networks
+from tests.webnn import strategies_arrays, strategies_detection, strategies_elementwise, strategies_networks
 from tests.webnn.strategies import placed
 from tests.webnn.uses import Use, check
 
-USES = {**strategies_elementwise.USES, **strategies_arrays.USES, **strategies_networks.USES}
+USES = {
+    **strategies_elementwise.USES,
+    **strategies_arrays.USES,
+    **strategies_networks.USES,
+    **strategies_detection.USES,
+}
 EXAMPLES = 40
 """Graphs per operator, of up to four uses each."""
 
@@ -19,7 +24,7 @@ EXAMPLES = 40
 @pytest.mark.parametrize("name", sorted(OPERATORS))
 def test_lowering_agrees_with_the_oracle(name: str) -> None:
     @settings(max_examples=EXAMPLES, derandomize=True)
-    @given(st.lists(placed(USES[name], opened=False), min_size=1, max_size=4))
+    @given(st.lists(placed(USES[name]), min_size=1, max_size=4))
     def agrees(uses: list[Use]) -> None:
         check(uses)
 

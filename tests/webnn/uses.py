@@ -6,13 +6,15 @@ import inspect
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from kserve_wasm.backends import Device, GraphSource, open_graph
+from kserve_wasm.backends import Graph as OpenGraph
 from kserve_wasm.tensors import DTYPES, Tensor
 from kserve_wasm.tensors.dtypes import from_numpy_dtype
 from kserve_wasm.webnn import Builder
@@ -87,6 +89,18 @@ class Use:
         given = oracle.OPERATORS[self.operator](*arguments, **self.options)
         return list(given) if isinstance(given, (list, tuple)) else [given]
 
+    def operands(self) -> list[Array]:
+        """The operands in the order in which ``constants`` and ``open`` count them."""
+
+        def arrays(values: Iterable[Any]) -> Iterator[Array]:
+            for value in values:
+                if isinstance(value, np.ndarray):
+                    yield value
+                elif isinstance(value, (list, tuple)):
+                    yield from arrays(value)
+
+        return list(arrays(self.named().values()))
+
     def named(self) -> dict[str, Any]:
         """Every argument by the specification's name."""
         names = inspect.signature(oracle.OPERATORS[self.operator]).parameters
@@ -103,24 +117,31 @@ class Graph:
     def __init__(self, uses: Sequence[Use]) -> None:
         self.uses = uses
         self._builder = Builder(MAX_BYTES)
-        self._feeds: dict[str, Tensor] = {}
+        self.feeds: dict[str, Array] = {}
         outputs: list[tuple[str, int]] = []
         self._counts: list[int] = []
         for use in uses:
             made = self._add(use)
             self._counts.append(len(made))
             outputs += [(f"y{len(outputs) + n}", number) for n, number in enumerate(made)]
-        if not self._feeds:  # a graph needs an input
+        if not self.feeds:  # a graph needs an input
             self._operand(np.zeros(1, np.float32))
         self._outputs = [name for name, _ in outputs]
         self.program = self._builder.build(outputs)
 
+    @cached_property
+    def opened(self) -> OpenGraph:
+        return open_graph(GraphSource("uses", "onnx", data=self.program.model_bytes()), DEVICE)
+
     def run(self) -> list[list[Array]]:
-        """What the graph gives, for each use."""
-        source = GraphSource("uses", "onnx", data=self.program.model_bytes())
-        tensors = open_graph(source, DEVICE).run(self._feeds)
-        given = iter([np.array(tensors[name].numpy()) for name in self._outputs])
+        """What the graph gives for the uses' own operands: for each use, its results."""
+        given = iter(self.run_with(self.feeds))
         return [[next(given) for _ in range(number)] for number in self._counts]
+
+    def run_with(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """What the graph gives for these inputs: the results of all uses in a row."""
+        tensors = self.opened.run({name: Tensor.from_numpy(array) for name, array in feeds.items()})
+        return [np.array(tensors[name].numpy()) for name in self._outputs]
 
     def _add(self, use: Use) -> tuple[int, ...]:
         values = use.named()
@@ -148,8 +169,8 @@ class Graph:
         array = np.array(array, order="C")
         if constant:
             return self._builder.constant(dtype, array.shape, array.tobytes())
-        name = f"x{len(self._feeds)}"
-        self._feeds[name] = Tensor.from_numpy(array)
+        name = f"x{len(self.feeds)}"
+        self.feeds[name] = array
         # Open dimensions of one size are one dimension.
         shape = [-size if axis in open_axes else size for axis, size in enumerate(array.shape)]
         return self._builder.input(name, dtype, shape)
@@ -201,14 +222,19 @@ def compare(use: Use, got: list[Array]) -> None:
     expected = use.expected()
     assert len(got) == len(expected)
     for ours, theirs in zip(got, expected, strict=True):
-        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
-        if theirs.dtype.kind != "f":
-            np.testing.assert_array_equal(ours, theirs)
-        else:
-            tolerance = FLOAT16 if theirs.dtype == np.float16 else TOLERANCES.get(use.operator, FLOAT32)
-            np.testing.assert_allclose(ours, theirs, **tolerance, equal_nan=True)
+        assert_close(use.operator, ours, theirs)
     COMPARED[use.operator] += 1
     count("uses of WebNN operators compared with the oracle")
+
+
+def assert_close(operator: str, ours: Array, theirs: Array) -> None:
+    """Asserts that types and shapes are the same, and elements: of integers exactly, of floats as far as they may."""
+    assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+    if theirs.dtype.kind != "f":
+        np.testing.assert_array_equal(ours, theirs)
+    else:
+        tolerance = FLOAT16 if theirs.dtype == np.float16 else TOLERANCES.get(operator, FLOAT32)
+        np.testing.assert_allclose(ours, theirs, **tolerance, equal_nan=True)
 
 
 def check(uses: Sequence[Use]) -> None:
