@@ -1,5 +1,17 @@
 """WebNN's operators, by families. Importing this registers them all."""
 
-from kserve_wasm.webnn.operators import activation, elementwise, linear, movement
+from kserve_wasm.webnn.operators import (
+    activation,
+    convolution,
+    elementwise,
+    linear,
+    movement,
+)
 
-__all__ = ["activation", "elementwise", "linear", "movement"]
+__all__ = [
+    "activation",
+    "convolution",
+    "elementwise",
+    "linear",
+    "movement",
+]
