@@ -207,12 +207,14 @@ class Emitter:
         """
         for name, value in outputs.items():
             self._nodes.append(helper.make_node("Identity", [value.name], [name]))
+        # Constants of which others were made before the graph was are not in it.
+        used = {name for node in self._nodes for name in node.input}
         graph = helper.make_graph(
             self._nodes,
             "webnn",
             [_info(name, operand, symbols) for name, operand in inputs.items()],
             [_info(name, value.operand, symbols) for name, value in outputs.items()],
-            self._initializers,
+            [constant for constant in self._initializers if constant.name in used],
         )
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION

@@ -6,6 +6,7 @@ from kserve_wasm.webnn.operators import (
     elementwise,
     linear,
     movement,
+    pooling,
 )
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "elementwise",
     "linear",
     "movement",
+    "pooling",
 ]

@@ -66,7 +66,9 @@ def _windows(a: Arguments, filter_layouts: tuple[str, ...]) -> tuple[Axis, Axis]
     return axes(a, arranged(a.input.shape, given, "hw"), arranged(a.filter.shape, filters, "hw"))
 
 
-def _convolution(e: Emitter, a: Arguments, op_type: str, filter_layouts: tuple[str, ...], **own: Any) -> Value:
+def _convolution(
+    e: Emitter, a: Arguments, op_type: str, filter_layouts: tuple[str, ...], **own: Any
+) -> Value:
     given = INPUT_LAYOUTS[a.inputLayout]
     windows = _windows(a, filter_layouts)
     result = e.results[0]
@@ -131,7 +133,9 @@ def _grown(a: Arguments, scope: Scope, axis: Axis, padding: int, wanted: int | N
         return scope.open() if wanted is None else wanted
     made = (axis.size - 1) * axis.stride + axis.reach - axis.before - axis.after
     if wanted is not None and not made <= wanted < made + axis.stride:
-        a.fail(f"the {axis.name} in outputSizes must be from {made} to {made + axis.stride - 1}, got {wanted}")
+        a.fail(
+            f"the {axis.name} in outputSizes must be from {made} to {made + axis.stride - 1}, got {wanted}"
+        )
     size = made + padding if wanted is None else wanted
     if size < 1:
         a.fail(f"padding {axis.before} and {axis.after} leaves nothing of the {axis.name}, {made}")

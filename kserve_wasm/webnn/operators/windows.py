@@ -50,24 +50,20 @@ class Axis:
 
     def count(self, a: Arguments, scope: Scope, *, up: bool = False) -> Dim:
         """How many windows there are; the last one may reach out with ``up``."""
-        if self.window < 0 or (self.size < 0 and self.stride > 1):
-            return self._open_count(a, scope, up=up)
-        if self.size < 0:
-            grown = self.before + self.after - self.reach + 1
-            return self.size if grown == 0 else self._open_count(a, scope, up=up)
-        free = self.size + self.before + self.after - self.reach
-        if free < 0:
-            a.fail(
-                f"the window reaches over {self.reach} elements of the {self.name}, and there are "
-                f"{self.size + self.before + self.after} with padding"
-            )
-        return (-(-free // self.stride) if up else free // self.stride) + 1
-
-    def _open_count(self, a: Arguments, scope: Scope, *, up: bool) -> Dim:
-        bound = scope.bounds.get(self.size, self.size)
-        least = 1 if self.window < 0 else self.reach
-        free = bound + self.before + self.after - least
-        return scope.open(None if bound < 0 or free < 0 else -(-free // self.stride) + 1)
+        if self.size >= 0 and self.window >= 0:
+            free = self.size + self.before + self.after - self.reach
+            if free < 0:
+                a.fail(
+                    f"the window reaches over {self.reach} elements of the {self.name}, and there are "
+                    f"{self.size + self.before + self.after} with padding"
+                )
+            return (-(-free // self.stride) if up else free // self.stride) + 1
+        reach = self.reach if self.window >= 0 else 1
+        grown = self.before + self.after - reach + 1
+        if self.window >= 0 and self.stride == 1 and grown == 0:
+            return self.size
+        most = scope.bounds.get(self.size, self.size)
+        return scope.open(max(most + grown, 1) if most >= 0 else None)
 
 
 def axes(a: Arguments, sizes: Sequence[Dim], windows: Sequence[Dim]) -> tuple[Axis, Axis]:
