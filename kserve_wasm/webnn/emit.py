@@ -137,6 +137,12 @@ class Emitter:
         """Of uint8: whether each element is not 0, as ONNX's BOOL."""
         return self.cast(value, BOOL)
 
+    def pad(self, value: Value, pads: npt.NDArray[np.int64], fill: npt.NDArray[Any]) -> Value:
+        """``value`` with ``fill`` around it: elements before each dimension, then elements after each."""
+        # With axes it stays a node. Without, ONNX Runtime fuses it into a pooling that follows, which then takes zeros
+        # for no elements, and refuses padding that is as large as its window.
+        return self.node("Pad", value, pads, fill, np.arange(value.rank, dtype=np.int64))
+
     def reshape(self, value: Value, shape: Sequence[Dim], *sources: Value) -> Value:
         """``value`` with another shape.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,3 +48,16 @@ def test_casts_of_casts_keep_each_step(data: st.DataObject) -> None:
     for dtype in types[1:]:
         use = Use("cast", (use, dtype))
     check([use])
+
+
+@pytest.mark.parametrize("name", ["averagePool2d", "l2Pool2d", "maxPool2d", "conv2d"])
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("value", [0.0, -2.5])
+def test_padded_elements_are_elements_to_the_window_that_follows(name: str, width: int, value: float) -> None:
+    """ONNX Runtime fuses ``Pad`` into what follows, and takes its zeros for padding, which is no element."""
+    rng = np.random.default_rng(1)
+    image = rng.uniform(-2, -1, (1, 2, 4, 4)).astype(np.float32)
+    padded = Use("pad", (image, (0, 0, width, width), (0, 0, width, width)), {"value": value})
+    filters = (rng.uniform(-1, 1, (2, 2, 2, 2)).astype(np.float32),) if name == "conv2d" else ()
+    options = {} if filters else {"windowDimensions": (2, 2)}
+    check([Use(name, (padded, *filters), {**options, "padding": p}) for p in ((0, 0, 0, 0), (1, 0, 1, 0))])

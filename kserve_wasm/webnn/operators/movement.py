@@ -343,9 +343,10 @@ def _pad(e: Emitter, a: Arguments) -> Value:
     pads = np.array([*a.beginningPadding, *a.endingPadding], np.int64)
     if not pads.any():
         return a.input  # type: ignore[no-any-return]
+    if a.mode:
+        return e.node("Pad", a.input, pads, mode=_PADDING_MODES[a.mode])
     dtype = a.input.dtype
-    value = np.array(held(dtype, a.value), dtype.numpy) if a.mode == 0 else None
-    return e.node("Pad", a.input, pads, value, mode=_PADDING_MODES[a.mode])
+    return e.pad(a.input, pads, np.array(held(dtype, a.value), dtype.numpy))
 
 
 def _tile_infer(a: Arguments, scope: Scope) -> Operand:

@@ -187,7 +187,7 @@ def _pad(e: Emitter, value: Value, windows: dict[int, Axis], fill: float) -> Val
         vector[:, place] = axis.before, axis.after
     if not vector.any():
         return value
-    return e.node("Pad", value, vector.reshape(-1), np.array(fill, value.dtype.numpy))
+    return e.pad(value, vector.reshape(-1), np.array(fill, value.dtype.numpy))
 
 
 def _sliding_max(e: Emitter, value: Value, place: int, axis: Axis) -> Value:
