@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kserve_wasm.webnn.operator import OPERATORS
 from tests.webnn.oracle.precision import Array
-from tests.webnn.strategies import ALL, INTEGERS, Draw, elements, numbers, shapes
+from tests.webnn.strategies import ALL, INTEGERS, Draw, elements, narrower, numbers, shapes
+from tests.webnn.test_operators import USES
 from tests.webnn.uses import Use, check
 
 GENTLE = ("abs", "neg", "relu", "softsign", "tanh", "sigmoid", "identity", "hardSwish")
@@ -37,6 +41,62 @@ def expressions(draw: Draw, shape: tuple[int, ...], depth: int) -> Use | Array:
 @given(shapes(most=3).flatmap(lambda shape: expressions(shape, 5)).filter(lambda made: isinstance(made, Use)))
 def test_trees_of_operators_agree_with_the_oracle(use: Use) -> None:
     check([use])
+
+
+@st.composite
+def moved(draw: Draw, array: Array) -> Use:
+    """A use that gives ``array``, by operators that move its elements."""
+    rank = array.ndim
+    kind = draw(st.sampled_from(["transpose", "slice", "reshape", "concat", "reverse"]))
+    if kind == "transpose":
+        order = draw(st.permutations(range(rank)))
+        back = tuple(order.index(axis) for axis in range(rank))
+        return Use("transpose", (np.transpose(array, order),), {"permutation": back})
+    if kind == "slice":
+        before = tuple(draw(st.integers(0, 2)) for _ in range(rank))
+        wider = np.pad(array, [(n, 1) for n in before], constant_values=1)
+        return Use("slice", (wider, before, array.shape))
+    if kind == "reshape":
+        return Use("reshape", (array.reshape(-1), array.shape))
+    axis = draw(st.integers(0, rank - 1))
+    if kind == "reverse":
+        return Use("reverse", (np.flip(array, axis),), {"axes": (axis,)})
+    cut = draw(st.integers(1, array.shape[axis]))
+    parts = [part for part in np.split(array, [cut], axis) if part.size]
+    return Use("concat", (tuple(parts), axis))
+
+
+@st.composite
+def followed(draw: Draw, use: Use) -> Use:
+    """A use of what ``use`` gives, by operators that networks have behind others."""
+    (result,) = use.expected()
+    if result.dtype.kind != "f":
+        return Use("cast", (use, draw(st.sampled_from(["float32", "int64"]))))
+    kind = draw(st.sampled_from(["relu", "clamp", "add", "mul", "transpose", "leakyRelu", "sigmoid"]))
+    if kind in ("add", "mul"):
+        other = draw(elements(result.dtype.name, draw(narrower(result.shape)), -2, 2))
+        return Use(kind, (use, other) if draw(st.booleans()) else (other, use))
+    return Use(kind, (use,), {"minValue": -1.0, "maxValue": 2.5} if kind == "clamp" else {})
+
+
+@pytest.mark.parametrize("name", sorted(OPERATORS))
+def test_operators_between_others_agree_with_the_oracle(name: str) -> None:
+    """What is moved into an operator, and applied behind it, can be fused with it: it must stay the same."""
+
+    @settings(max_examples=25, derandomize=True)
+    @given(USES[name], st.data())
+    def agrees(use: Use, data: st.DataObject) -> None:
+        places = [n for n, value in enumerate(use.arguments) if isinstance(value, np.ndarray) and value.ndim]
+        arguments = list(use.arguments)
+        for place in places:
+            if data.draw(st.booleans()):
+                arguments[place] = data.draw(moved(arguments[place]))
+        use = replace(use, arguments=tuple(arguments))
+        if len(use.expected()) == 1 and data.draw(st.booleans()):
+            use = data.draw(followed(use))
+        check([use])
+
+    agrees()
 
 
 @settings(max_examples=100, derandomize=True)

@@ -85,8 +85,7 @@ class Use:
 
     def expected(self) -> list[Array]:
         """What the oracle gives."""
-        arguments = (value.expected()[0] if isinstance(value, Use) else value for value in self.arguments)
-        given = oracle.OPERATORS[self.operator](*arguments, **self.options)
+        given = oracle.OPERATORS[self.operator](*map(_evaluated, self.arguments), **self.options)
         return list(given) if isinstance(given, (list, tuple)) else [given]
 
     def operands(self) -> list[Array]:
@@ -105,6 +104,12 @@ class Use:
         """Every argument by the specification's name."""
         names = inspect.signature(oracle.OPERATORS[self.operator]).parameters
         return {**dict(zip(names, self.arguments, strict=False)), **self.options}
+
+
+def _evaluated(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_evaluated, value))
+    return value.expected()[0] if isinstance(value, Use) else value
 
 
 class Graph:
