@@ -180,19 +180,13 @@ SAME: dict[str, tuple[Callable[[], Any], str, list[Array | None], dict[str, Any]
         for after in (False, True)
     },
     "topK": (
-        lambda: O["topK"](TIES, 4, axis=1),
+        lambda: O["topK"](TIES, 4, 1, True),
         *("TopK", [TIES, np.array([4])]),
         {"axis": 1},
     ),
     **{
         f"nonMaxSuppression, centerPointBox={center}": (
-            lambda center=center: O["nonMaxSuppression"](
-                *(BOXES, SCORES),
-                maxOutputBoxesPerClass=5,
-                iouThreshold=0.3,
-                scoreThreshold=0.4,
-                centerPointBox=center,
-            ),
+            lambda center=center: O["nonMaxSuppression"](BOXES, SCORES, 5, 0.3, 0.4, center),
             "NonMaxSuppression",
             [BOXES, SCORES, np.array(5), np.array(0.3, np.float32), np.array(0.4, np.float32)],
             {"center_point_box": int(center)},

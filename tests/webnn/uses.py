@@ -34,6 +34,7 @@ MAX_BYTES = 1 << 24
 CHOICES: dict[str, tuple[str, ...]] = {
     "mode pad": ("constant", "edge", "reflection"),
     "mode resample2d": ("nearest-neighbor", "linear"),
+    "mode resample2dTo": ("nearest-neighbor", "linear"),
     "inputLayout": ("nchw", "nhwc"),
     "layout": ("nchw", "nhwc"),
     "layout gru": ("zrn", "rzn"),

@@ -1,24 +1,30 @@
-"""The two operators that are not of the specification: topK and nonMaxSuppression, after ONNX's."""
+"""The operators of our own: topK and nonMaxSuppression, after ONNX's, and those whose sizes are operands."""
 
-# ruff: noqa: A002, N802, N803  # named as the specification would
+# ruff: noqa: A002, A004, N802, N803  # named as the specification would
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
+from tests.webnn.oracle.movement import slice
 from tests.webnn.oracle.precision import Array
+from tests.webnn.oracle.windows import resample2d
 
 
-def topK(input: Array, k: int, *, axis: int, smallest: bool = False) -> list[Array]:
-    """The ``k`` greatest (or smallest) elements along ``axis``, the first the most extreme, and their positions.
+def topK(input: Array, k: int, axis: int, largest: bool) -> list[Array]:
+    """The ``k`` largest (or smallest) elements along ``axis``, the most extreme first, and their positions, int32.
 
-    Of equal elements, that with the lower position comes first. Positions are int32.
+    Of equal elements, that with the lower position comes first. A NaN counts as the infinity that comes last.
     """
     x = np.moveaxis(input, axis, -1)
     places = np.empty((*x.shape[:-1], k), np.int32)
     for row in np.ndindex(*x.shape[:-1]):
-        values = x[row].tolist()
-        order = sorted(range(len(values)), key=lambda n: (values[n] if smallest else -values[n], n))
+        last = -math.inf if largest else math.inf
+        values = [last if value != value else value for value in x[row].tolist()]
+        order = sorted(range(len(values)), key=lambda n: (-values[n] if largest else values[n], n))
         places[row] = order[:k]
     return [
         np.moveaxis(np.take_along_axis(x, places.astype(np.int64), -1), -1, axis),
@@ -29,13 +35,12 @@ def topK(input: Array, k: int, *, axis: int, smallest: bool = False) -> list[Arr
 def nonMaxSuppression(
     boxes: Array,
     scores: Array,
-    *,
-    maxOutputBoxesPerClass: int = 0,
-    iouThreshold: float = 0.0,
-    scoreThreshold: float | None = None,
-    centerPointBox: bool = False,
+    maxOutputBoxesPerClass: int,
+    iouThreshold: float,
+    scoreThreshold: float,
+    centerPointBox: bool,
 ) -> Array:
-    """The [batch, class, box] of every box that is kept, best first within a class.
+    """The [batch, class, box] of every box that is kept, int32, best first within a class.
 
     Args:
         boxes: [batch, n, 4]: two opposite corners (y, x, y, x), or with ``centerPointBox`` (x, y, width, height).
@@ -53,12 +58,12 @@ def nonMaxSuppression(
         for n in sorted(range(len(own)), key=lambda n: (-own[n], n)):
             if len(chosen) >= maxOutputBoxesPerClass:
                 break
-            if scoreThreshold is not None and own[n] <= np.float32(scoreThreshold):
+            if own[n] <= np.float32(scoreThreshold):
                 continue
             if all(_overlap(corners[n], corners[m]) <= np.float32(iouThreshold) for m in chosen):
                 chosen.append(n)
         kept += [(batch, class_, n) for n in chosen]
-    return np.array(kept, np.int64).reshape(-1, 3)
+    return np.array(kept, np.int32).reshape(-1, 3)
 
 
 def _corners(box: Array, center: bool) -> tuple[float, float, float, float]:
@@ -74,3 +79,21 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     width = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     union = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - height * width
     return height * width / union if height * width > 0 and union > 0 else 0.0
+
+
+def shape(input: Array) -> Array:
+    """The sizes of the dimensions, int32."""
+    return np.array(input.shape, np.int32)
+
+
+def resample2dTo(
+    input: Array, sizes: Array, maxSizes: Sequence[int], mode: str, *, axes: Sequence[int] = (2, 3)
+) -> Array:
+    """resample2d to ``sizes``, cut to be from 1 to ``maxSizes``."""
+    cut = [int(size) for size in np.clip(sizes, 1, maxSizes)]
+    return resample2d(input, sizes=cut, mode=mode, axes=axes)
+
+
+def sliceFrom(input: Array, starts: Array, sizes: Sequence[int]) -> Array:
+    """Slice from ``starts``."""
+    return slice(input, starts.tolist(), sizes)

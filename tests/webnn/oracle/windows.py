@@ -83,7 +83,7 @@ def resample2d(
     result = input
     for axis, scale, size in zip(axes, scales, sizes or (None, None), strict=True):
         before = input.shape[axis]
-        after = size or math.floor(before * float(np.float32(scale)))
+        after = size or math.floor(before * scale)
         places = [_coordinate(n, before, after) for n in range(after)]
         if mode == "nearest-neighbor":
             result = np.take(result, [math.ceil(place - Fraction(1, 2)) for place in places], axis)
