@@ -22,7 +22,7 @@
  * sizes. A graph whose inputs all have the same open first dimension, and that keeps it apart, is run for several
  * requests at once.
  *
- * Building the same graph again, in this or another instance, costs about a microsecond an operator: a graph can be
+ * Building the same graph again, in this or another instance, costs two or three microseconds an operator: a graph can be
  * built in every request. Builders and operands end with ml_build or with the request; a graph lives as long as one from
  * load_by_name does, and can be used wherever such a one can.
  */
@@ -160,6 +160,56 @@ ML_IMPORT("slice") ml_operand ml_slice(ml_operand input, const uint32_t *starts,
 ML_IMPORT("pad") ml_operand ml_pad(ml_operand input, const uint32_t *beginning, uint32_t n_beginning,
                                    const uint32_t *ending, uint32_t n_ending, uint32_t mode, double value);
 ML_IMPORT("tile") ml_operand ml_tile(ml_operand input, const uint32_t *repetitions, uint32_t rank);
+
+/* --- Convolution and pooling -------------------------------------------------------------------------------------- */
+
+/* Structures of options: what is 0 has WebNN's default, and so has all of it where the address is 0. Pairs are height
+ * and width; padding is before and after the height, then before and after the width. */
+#define ML_NCHW 0u
+#define ML_NHWC 1u
+#define ML_OIHW 0u
+#define ML_HWIO 1u
+#define ML_OHWI 2u
+#define ML_IHWO 3u
+typedef struct ml_conv2d_options {
+  uint32_t padding[4];
+  uint32_t strides[2];
+  uint32_t dilations[2];
+  uint32_t groups;
+  uint32_t input_layout;  /* ML_NCHW, ML_NHWC */
+  uint32_t filter_layout; /* ML_OIHW, ML_HWIO, ML_OHWI, ML_IHWO */
+} ml_conv2d_options;
+ML_IMPORT("conv2d") ml_operand ml_conv2d(ml_operand input, ml_operand filter, ml_operand bias,
+                                         const ml_conv2d_options *options);
+
+#define ML_TRANSPOSE_IOHW 0u
+#define ML_TRANSPOSE_HWOI 1u
+#define ML_TRANSPOSE_OHWI 2u
+typedef struct ml_conv_transpose2d_options {
+  uint32_t padding[4];
+  uint32_t strides[2];
+  uint32_t dilations[2];
+  uint32_t output_padding[2];
+  uint32_t output_sizes[2]; /* both 0: computed */
+  uint32_t groups;
+  uint32_t input_layout;
+  uint32_t filter_layout; /* ML_TRANSPOSE_IOHW … */
+} ml_conv_transpose2d_options;
+ML_IMPORT("convTranspose2d") ml_operand ml_conv_transpose2d(ml_operand input, ml_operand filter, ml_operand bias,
+                                                            const ml_conv_transpose2d_options *options);
+
+typedef struct ml_pool2d_options {
+  uint32_t window_dimensions[2]; /* both 0: the whole input */
+  uint32_t padding[4];
+  uint32_t strides[2];
+  uint32_t dilations[2];
+  uint32_t layout;                /* ML_NCHW, ML_NHWC */
+  uint32_t output_shape_rounding; /* 0 down, 1 up */
+  uint32_t output_sizes[2];       /* both 0: computed */
+} ml_pool2d_options;
+ML_IMPORT("averagePool2d") ml_operand ml_average_pool2d(ml_operand input, const ml_pool2d_options *options);
+ML_IMPORT("l2Pool2d") ml_operand ml_l2_pool2d(ml_operand input, const ml_pool2d_options *options);
+ML_IMPORT("maxPool2d") ml_operand ml_max_pool2d(ml_operand input, const ml_pool2d_options *options);
 
 /* --- Helpers ------------------------------------------------------------------------------------------------------ */
 

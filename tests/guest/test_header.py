@@ -14,6 +14,7 @@ from kserve_wasm.guest.building import FAILED
 from kserve_wasm.guest.host_functions import HOST_FUNCTIONS
 from kserve_wasm.tensors import DTYPES
 from kserve_wasm.wasi_nn.host_function import ERRNO_NAMES
+from kserve_wasm.webnn.operator import OPERATORS, Operator
 from tests.support.guests import INCLUDE, compile_guest
 
 HEADER = "".join((INCLUDE / name).read_text() for name in ("kserve_wasm.h", "kserve_wasm_ml.h"))
@@ -42,6 +43,22 @@ def letter(parameter: str) -> str:
     assert kind == "uint32_t" or kind in HANDLES, parameter
     return "i"
 
+
+STRUCTURES = {
+    name: body
+    for body, name in re.findall(
+        r"^typedef struct \w+ \{\n(.*?)\n\} (\w+);", HEADER, re.MULTILINE | re.DOTALL
+    )
+}
+FIELD = re.compile(r"^\s+(\w+) (\w+)(?:\[(\d+)\])?;", re.MULTILINE)
+FIELD_TYPES = {
+    "u32": "uint32_t",
+    "i32": "int32_t",
+    "u32[]": "uint32_t",
+    "f64": "double",
+    "f64[]": "double",
+    "optional": "ml_operand",
+}
 
 # (module, name) → C function, letters
 IMPORTS: dict[tuple[str, str], tuple[str, str]] = {
@@ -96,6 +113,48 @@ def test_no_other_numbers_are_declared() -> None:
     assert (NUMBERS["FAIL_INPUT"], NUMBERS["FAIL_INTERNAL"]) == (0, 1)
 
 
+def test_structures_of_options_are_the_hosts() -> None:
+    """Names, order and lengths of their fields; that C lays them out so, the guest below asserts."""
+    checked = set()
+    for operator in OPERATORS.values():
+        params = [param for param in operator.params if param.in_options]
+        structure = options_of(operator)
+        assert bool(params) == bool(structure), operator.name
+        if structure:
+            assert [
+                (name, int(length or 0), kind) for kind, name, length in FIELD.findall(STRUCTURES[structure])
+            ] == [(snake(p.name), p.length, FIELD_TYPES[p.kind]) for p in params], operator.name
+            checked.add(structure)
+    assert checked == {name for name in STRUCTURES if name.endswith("_options")}
+
+
+def options_of(operator: Operator) -> str | None:
+    """The structure that the operator's prototype takes."""
+    macro = "MLX_IMPORT" if operator.own else "ML_IMPORT"
+    (parameters,) = (found[3] for found in PROTOTYPE.findall(HEADER) if found[:2] == (macro, operator.name))
+    named = re.search(r"const (\w+_options) \*", parameters)
+    return named[1] if named else None
+
+
+def layouts() -> str:
+    """Assertions on the sizes of structures of options."""
+    lines = []
+    for operator in OPERATORS.values():
+        params = [param for param in operator.params if param.in_options]
+        if params:
+            structure = options_of(operator)
+            assert structure
+            layout = operator_abi.options_layout(params)
+            # C rounds the size up to the alignment of a double.
+            size = layout.size + (-layout.size % 8 if "d" in layout.format else 0)
+            lines.append(f'_Static_assert(sizeof({structure}) == {size}, "{operator.name}");')
+    return "\n".join(lines)
+
+
+def snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f"_{found[1].lower()}", name)
+
+
 def caller_of_everything() -> str:
     """C that calls import n with the arguments 1000 * n + 1, + 2, …; i64 arguments get 2^40 besides."""
     calls = []
@@ -116,6 +175,7 @@ def caller_of_everything() -> str:
 _Static_assert(sizeof(kw_tensor_info) == {struct.calcsize("<IIQQ")}, "kw_tensor_info");
 _Static_assert(__builtin_offsetof(kw_tensor_info, elements) == 8, "elements");
 _Static_assert(sizeof(ml_output) == {operator_abi._OUTPUT.size}, "ml_output");
+{layouts()}
 _Static_assert(ML_FAILED == {FAILED}u, "ML_FAILED");
 KW_EXPORT("infer") uint32_t infer(void) {{
   uint32_t failed = 0;
