@@ -109,11 +109,11 @@ class Arguments:
         if axis >= rank:
             self.fail(f"{name} must be below {rank}, the number of dimensions; got {axis}")
 
-    def axes(self, name: str, rank: int) -> tuple[int, ...]:
-        """The attribute as axes of an operand with ``rank`` dimensions; all of them where it is absent."""
+    def axes(self, name: str, rank: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """The attribute as axes of an operand with ``rank`` dimensions; ``default``, or all, where it is absent."""
         given = self._values[name]
         if given is None:
-            return tuple(range(rank))
+            return tuple(range(rank)) if default is None else default
         if len(set(given)) < len(given) or any(axis >= rank for axis in given):
             self.fail(f"{name} must be different numbers below {rank}, got {list(given)}")
         return tuple(given)

@@ -6,7 +6,9 @@ from kserve_wasm.webnn.operators import (
     elementwise,
     linear,
     movement,
+    own,
     pooling,
+    resampling,
 )
 
 __all__ = [
@@ -15,5 +17,7 @@ __all__ = [
     "elementwise",
     "linear",
     "movement",
+    "own",
     "pooling",
+    "resampling",
 ]
