@@ -14,7 +14,7 @@ from kserve_wasm.tensors import DType
 from kserve_wasm.tensors.dtypes import BOOL, INT64
 from kserve_wasm.webnn.operand import FLOATS, SIGNED, Operand, Scope
 from kserve_wasm.webnn.operator import Arguments, Lower, Param, register
-from kserve_wasm.webnn.operators.elementwise import always, broadcasts, held, select, unary
+from kserve_wasm.webnn.operators.elementwise import always, broadcasts, extreme, held, select, unary
 
 if TYPE_CHECKING:
     from kserve_wasm.webnn.emit import Emitter, Value
@@ -63,7 +63,7 @@ for _name, _op_type, _defaults in (
 
 def _relu(e: Emitter, a: Arguments) -> Value:
     if a.input.dtype is INT64:  # for which Relu has no kernel
-        return e.node("Max", a.input, np.array(0, np.int64))
+        return extreme(e, "Max", a.input, np.array(0, np.int64), a.input.operand)
     return e.node("Relu", a.input)
 
 

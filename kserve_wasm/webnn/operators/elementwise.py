@@ -95,6 +95,23 @@ def select(e: Emitter, condition: Value, true: Any, false: Any, result: Operand)
     return e.cast(chosen, UINT64)
 
 
+def extreme(e: Emitter, op_type: str, a: Any, b: Any, result: Operand) -> Value:
+    """ONNX's Max or Min, right for int64 too.
+
+    ONNX Runtime's Max, Min, Clip and Sign, and ReduceMax and ReduceMin along the last dimension, compare int64 wrongly
+    on x86 (its pull request 32475): none of them must be used for it.
+    """
+    if result.dtype is not INT64:
+        return e.node(op_type, a, b, result=result)
+    comparison = "Greater" if op_type == "Max" else "Less"
+    first = e.node(comparison, a, b, result=Operand(BOOL, result.shape))
+    return e.node("Where", first, a, b, result=result)
+
+
+def _extreme(op_type: str) -> Lower:
+    return lambda e, a: extreme(e, op_type, a.a, a.b, e.results[0])
+
+
 def _power(e: Emitter, a: Arguments) -> Value:
     dtype = a.a.dtype
     if dtype in FLOATS or dtype in (INT32, INT64):
@@ -104,8 +121,10 @@ def _power(e: Emitter, a: Arguments) -> Value:
     return e.cast(power, dtype)
 
 
-for _name, _op_type in (("add", "Add"), ("sub", "Sub"), ("mul", "Mul"), ("max", "Max"), ("min", "Min")):
+for _name, _op_type in (("add", "Add"), ("sub", "Sub"), ("mul", "Mul")):
     register(_name, "a:operand b:operand", _same(ALL), _node(_op_type), broadcasts("a", "b"))
+for _name, _op_type in (("max", "Max"), ("min", "Min")):
+    register(_name, "a:operand b:operand", _same(ALL), _extreme(_op_type), broadcasts("a", "b"))
 register("div", "a:operand b:operand", _same(ALL), _divide, broadcasts("a", "b"))
 register("pow", "a:operand b:operand", _same(ALL), _power, broadcasts("a", "b"))
 
@@ -183,12 +202,23 @@ for _name, _op_type, _dtypes in (
     ("neg", "Neg", SIGNED),
     ("reciprocal", "Reciprocal", FLOATS),
     ("roundEven", "Round", FLOATS),
-    ("sign", "Sign", SIGNED),
     ("sin", "Sin", FLOATS),
     ("sqrt", "Sqrt", FLOATS),
     ("tan", "Tan", FLOATS),
 ):
     register(_name, "input:operand", unary(_dtypes), _apply(_op_type), always)
+
+
+def _sign(e: Emitter, a: Arguments) -> Value:
+    if a.input.dtype is not INT64:
+        return e.node("Sign", a.input)
+    truth = Operand(BOOL, a.input.shape)
+    zero = np.array(0, np.int64)
+    above, below = (e.cast(e.node(op, a.input, zero, result=truth), INT64) for op in ("Greater", "Less"))
+    return e.node("Sub", above, below)
+
+
+register("sign", "input:operand", unary(SIGNED), _sign, always)
 
 
 def _tested(op_type: str) -> Lower:
@@ -259,8 +289,10 @@ def _clamp_infer(a: Arguments, scope: Scope) -> Operand:
 
 def _clamp(e: Emitter, a: Arguments) -> Value:
     dtype = a.input.dtype
-    low, high = (held(dtype, bound) for bound in (a.minValue, a.maxValue))
-    return e.node("Clip", a.input, np.array(low, dtype.numpy), np.array(high, dtype.numpy))
+    low, high = (np.array(held(dtype, bound), dtype.numpy) for bound in (a.minValue, a.maxValue))
+    if dtype is not INT64:
+        return e.node("Clip", a.input, low, high)
+    return extreme(e, "Min", extreme(e, "Max", a.input, low, a.input.operand), high, a.input.operand)
 
 
 def held(dtype: DType, value: float) -> Any:

@@ -6,6 +6,7 @@ element: an average is over the elements of the input alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from kserve_wasm.tensors import DType
 from kserve_wasm.tensors.dtypes import FP16, FP32, INT8, INT64, UINT8, UINT32, UINT64
 from kserve_wasm.webnn.operand import ALL, FLOATS, Operand, Scope
 from kserve_wasm.webnn.operator import Arguments, Infer, Lower, Param, register
-from kserve_wasm.webnn.operators.elementwise import always
+from kserve_wasm.webnn.operators.elementwise import always, extreme, held
 from kserve_wasm.webnn.operators.limits import check_visits
 from kserve_wasm.webnn.operators.windows import (
     DILATIONS,
@@ -120,9 +121,9 @@ def _lower(op_type: str, reduction: str) -> Lower:
             return _reduced(e, value, reduction, given)
         up = _rounds_up(a, windows, Scope())
         height, width = (_padded_up(axis, up=up) for axis in windows)
-        if op_type == "MaxPool" and value.dtype not in _MAX_POOL:
+        if op_type == "MaxPool" and (value.dtype not in _MAX_POOL or not _has_kernel(height, width)):
             places = {given.index("h"): height, given.index("w"): width}
-            value = _pad(e, value, places, np.iinfo(value.dtype.numpy).min)
+            value = _pad(e, value, places, held(value.dtype, -math.inf))
             for place, axis in places.items():
                 value = _sliding_max(e, value, place, axis)
             return value
@@ -138,7 +139,7 @@ def _reduced(e: Emitter, value: Value, reduction: str, given: str) -> Value:
     result, dtype = e.results[0], value.dtype
     if reduction != "ReduceMax" or dtype not in (INT64, UINT32, UINT64):
         return e.node(reduction, value, np.array([given.index("h"), given.index("w")], np.int64))
-    # ONNX Runtime's ReduceMax has no unsigned kernel, and its int64 one takes wrong elements for the largest.
+    # ONNX Runtime's ReduceMax has no unsigned kernel, and a wrong int64 one (see ``extreme``).
     half = np.array(1 << 63, np.uint64)
     if dtype is UINT64:  # as int64, its order is kept once its upper half lies below its lower
         value = e.node("Sub", value, half, result=value.operand)
@@ -153,6 +154,11 @@ def _reduced(e: Emitter, value: Value, reduction: str, given: str) -> Value:
     return e.node("Add", most, half) if dtype is UINT64 else most
 
 
+def _has_kernel(*windows: Axis) -> bool:
+    """ONNX Runtime refuses padding as large as the window, which can make sense of a dilated one."""
+    return all(max(axis.before, axis.after) < axis.window for axis in windows)
+
+
 def _pooled(e: Emitter, value: Value, op_type: str, windows: tuple[Axis, Axis], result: Operand) -> Value:
     """``value``, [batch, channels, height, width], pooled by ONNX's operator."""
     attributes: dict[str, Any] = {
@@ -160,24 +166,20 @@ def _pooled(e: Emitter, value: Value, op_type: str, windows: tuple[Axis, Axis], 
         "strides": [axis.stride for axis in windows],
         "dilations": [axis.dilation for axis in windows],
     }
-    if all(max(axis.before, axis.after) < axis.window for axis in windows):
+    if _has_kernel(*windows):
         return e.node(op_type, value, result=result, pads=pads(windows), **attributes)
 
-    # ONNX Runtime refuses padding as large as the window, which can make sense of a dilated one.
     def padded(of: Value) -> Value:
-        fill = -np.inf if op_type == "MaxPool" and of.dtype in FLOATS else _LEAST.get(of.dtype, 0)
-        of = _pad(e, of, dict(zip((2, 3), windows, strict=True)), fill)
+        of = _pad(e, of, dict(zip((2, 3), windows, strict=True)), 0)
         return e.node(op_type, of, result=result, **attributes)
 
     if op_type != "AveragePool":
         return padded(value)
+    # Of the averages with padding, what is due to it cancels.
     one = np.ones((1, 1, 1, 1), value.dtype.numpy)
     extent = Operand(value.dtype, (1, 1, *value.shape[2:]))
     ones = e.node("Expand", one, e.value(e.shape_vector(extent.shape, value)), result=extent)
     return e.node("Div", padded(value), padded(ones), result=result)
-
-
-_LEAST = {dtype: np.iinfo(dtype.numpy).min for dtype in (INT8, UINT8)}
 
 
 def _pad(e: Emitter, value: Value, windows: dict[int, Axis], fill: float) -> Value:
@@ -196,7 +198,8 @@ def _sliding_max(e: Emitter, value: Value, place: int, axis: Axis) -> Value:
     while covered < axis.window:
         step = min(covered, axis.window - covered)
         early = _slice(e, value, place, 0, -step * axis.dilation)
-        value = e.node("Max", early, _slice(e, value, place, step * axis.dilation, _END))
+        late = _slice(e, value, place, step * axis.dilation, _END)
+        value = extreme(e, "Max", early, late, e.results[0])
         covered += step
     return value if axis.stride == 1 else _slice(e, value, place, 0, _END, axis.stride)
 
