@@ -211,6 +211,44 @@ ML_IMPORT("averagePool2d") ml_operand ml_average_pool2d(ml_operand input, const 
 ML_IMPORT("l2Pool2d") ml_operand ml_l2_pool2d(ml_operand input, const ml_pool2d_options *options);
 ML_IMPORT("maxPool2d") ml_operand ml_max_pool2d(ml_operand input, const ml_pool2d_options *options);
 
+/* --- Resampling --------------------------------------------------------------------------------------------------- */
+
+#define ML_NEAREST_NEIGHBOR 0u
+#define ML_LINEAR 1u
+typedef struct ml_resample2d_options {
+  double scales[2];  /* both 0: 1 */
+  uint32_t mode;     /* ML_NEAREST_NEIGHBOR, ML_LINEAR: half-pixel centres, no antialiasing */
+  uint32_t sizes[2]; /* both 0: by the scales */
+  uint32_t axes[2];  /* both 0: 2 and 3 */
+} ml_resample2d_options;
+ML_IMPORT("resample2d") ml_operand ml_resample2d(ml_operand input, const ml_resample2d_options *options);
+
+/* --- Operators of this project's own ------------------------------------------------------------------------------ */
+
+#define MLX_IMPORT(name) __attribute__((import_module("kserve_wasm_mlx"), import_name(name))) extern
+
+/* The operand's shape, KW_INT32 [rank]: for arithmetic on sizes that are known only when the graph runs. */
+MLX_IMPORT("shape") ml_operand mlx_shape(ml_operand input);
+/* The `k` largest (or, with `largest` 0, smallest) along an axis, in order, of equal ones the first first. Writes two
+ * handles: the values, and where they are, KW_INT32. */
+MLX_IMPORT("topK") kw_errno mlx_top_k(ml_operand input, uint32_t k, uint32_t axis, uint32_t largest,
+                                      ml_operand *outputs);
+/* Boxes [batches, n, 4], as two corners (y1, x1, y2, x2), or with `center_point_box` as (x, y, width, height); scores
+ * [batches, classes, n]. Gives the boxes that stay, KW_INT32 [open, 3]: batch, class and number of each, the best of a
+ * class first. As ONNX's NonMaxSuppression. */
+MLX_IMPORT("nonMaxSuppression") ml_operand mlx_non_max_suppression(ml_operand boxes, ml_operand scores,
+                                                                   uint32_t max_output_boxes_per_class,
+                                                                   double iou_threshold, double score_threshold,
+                                                                   uint32_t center_point_box);
+/* resample2d to sizes that an operand gives, KW_INT32 [2]: cut to 1 and `max_sizes` (two numbers), so that it is known
+ * what the result can take. `axes`: two, or absent for 2 and 3. */
+MLX_IMPORT("resample2dTo") ml_operand mlx_resample2d_to(ml_operand input, ml_operand sizes, const uint32_t *max_sizes,
+                                                        uint32_t n_max_sizes, uint32_t mode, const uint32_t *axes,
+                                                        uint32_t n_axes);
+/* slice from where an operand says, KW_INT32 [rank]. What reaches beyond the input fails when the graph runs. */
+MLX_IMPORT("sliceFrom") ml_operand mlx_slice_from(ml_operand input, ml_operand starts, const int32_t *sizes,
+                                                  uint32_t n_sizes);
+
 /* --- Helpers ------------------------------------------------------------------------------------------------------ */
 
 /* A constant without dimensions. */
