@@ -104,6 +104,8 @@ class Emitter:
         """As :meth:`node`, with several outputs; None stands for one that nobody needs."""
         names = ["" if result is None else self._name() for result in results]
         given = ["" if value is None else self.value(value).name for value in inputs]
+        while given and not given[-1]:  # ONNX Runtime's inference of LayerNormalization would read past it
+            given.pop()
         kept = {key: value for key, value in attributes.items() if value is not None}
         self._nodes.append(helper.make_node(op_type, given, names, **kept))
         return [

@@ -6,9 +6,11 @@ from kserve_wasm.webnn.operators import (
     elementwise,
     linear,
     movement,
+    normalization,
     own,
     pooling,
     resampling,
+    scanning,
 )
 
 __all__ = [
@@ -17,7 +19,9 @@ __all__ = [
     "elementwise",
     "linear",
     "movement",
+    "normalization",
     "own",
     "pooling",
     "resampling",
+    "scanning",
 ]
