@@ -9,6 +9,7 @@ from kserve_wasm.webnn.operators import (
     normalization,
     own,
     pooling,
+    quantization,
     resampling,
     scanning,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "normalization",
     "own",
     "pooling",
+    "quantization",
     "resampling",
     "scanning",
 ]
