@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,12 +62,15 @@ class Emitter:
     Attributes:
         results: what the operator that is being lowered is known to give.
         casts: for values that ``cast`` made, what they were made of.
+        windows: for values of which a window can be had without the rest: the axes of such windows, and what gives one
+            by where it starts (int64 [1]) and its size along each.
     """
 
     def __init__(self, inputs: Sequence[Value] = ()) -> None:
         self._inputs = inputs
         self.results: tuple[Operand, ...] = ()
         self.casts: dict[str, Value] = {}
+        self.windows: dict[str, tuple[Sequence[int], Callable[[Mapping[int, tuple[Value, Dim]]], Value]]] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
         self._count = 0
@@ -215,10 +218,15 @@ class Emitter:
         """
         for name, value in outputs.items():
             self._nodes.append(helper.make_node("Identity", [value.name], [name]))
-        # Constants of which others were made before the graph was are not in it.
-        used = {name for node in self._nodes for name in node.input}
+        # What nothing needs would be computed all the same: ONNX Runtime runs every node there is.
+        nodes: list[onnx.NodeProto] = []
+        used = set(outputs)
+        for node in reversed(self._nodes):
+            if used.intersection(node.output):
+                used.update(node.input)
+                nodes.append(node)
         graph = helper.make_graph(
-            self._nodes,
+            nodes[::-1],
             "webnn",
             [_info(name, operand, symbols) for name, operand in inputs.items()],
             [_info(name, value.operand, symbols) for name, value in outputs.items()],

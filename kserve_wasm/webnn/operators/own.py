@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kserve_wasm.tensors.dtypes import BOOL, FP32, INT32, INT64, UINT32
-from kserve_wasm.webnn.operand import ALL, FLOATS, Operand, Scope, shown
+from kserve_wasm.webnn.operand import ALL, FLOATS, Dim, Operand, Scope, shown
 from kserve_wasm.webnn.operator import Arguments, register
 from kserve_wasm.webnn.operators.movement import MAX_SIZE
 from kserve_wasm.webnn.operators.ordering import ordered, restored
@@ -159,7 +160,11 @@ def _resample(e: Emitter, a: Arguments) -> Value:
     within = e.cast(e.node("Min", within, most, result=a.sizes.operand), INT64)
     one = Operand(INT64, (1,))
     sizes = e.nodes("Split", within, results=(one, one), axis=0, num_outputs=2)
-    return resample(e, a.input, check_image(a), sizes, MODES[a.mode])
+    axes, mode = check_image(a), MODES[a.mode]
+    resampled = resample(e, a.input, axes, sizes, mode)
+    if a.input.name in e.casts:
+        e.windows[resampled.name] = (axes, lambda windows: resample(e, a.input, axes, sizes, mode, windows))
+    return resampled
 
 
 register(
@@ -191,13 +196,34 @@ def _slice_infer(a: Arguments, scope: Scope) -> Operand:
 
 def _slice(e: Emitter, a: Arguments) -> Value:
     vector = Operand(INT64, (a.input.rank,))
-    sizes = e.shape_vector(a.sizes, a.input)
     # As an unsigned number, a negative start is beyond every end.
     starts = e.cast(e.cast(a.starts, UINT32), INT64)
+    axes, compute = e.windows.get(a.input.name, ((), None))
+    others = [axis for axis in range(a.input.rank) if axis not in axes]
+    if compute is not None and all(a.sizes[axis] == a.input.shape[axis] for axis in others):
+        return compute(_windows(e, starts, axes, others, a.sizes))
+    sizes = e.shape_vector(a.sizes, a.input)
     ends = e.node("Add", starts, sizes, result=vector)
     cut = e.node("Slice", a.input, starts, ends)
     # Slice cuts what is not in the input; then this fails, on every device.
     return e.node("Reshape", cut, sizes, allowzero=1)
+
+
+def _windows(
+    e: Emitter, starts: Value, axes: Sequence[int], others: Sequence[int], sizes: Sequence[Dim]
+) -> dict[int, tuple[Value, Dim]]:
+    """The starts along ``axes``; beyond their end where those along ``others``, which are whole, are not 0."""
+    one, few = Operand(INT64, (1,)), Operand(INT64, (len(others),))
+    beyond = e.node("Gather", starts, np.array(others), result=few)
+    beyond = e.node("ReduceMax", beyond, result=one, keepdims=1)
+    beyond = e.node("Mul", e.node("Min", beyond, np.array([1]), result=one), np.array([1 << 40]), result=one)
+    return {
+        axis: (
+            e.node("Add", e.node("Gather", starts, np.array([axis]), result=one), beyond, result=one),
+            sizes[axis],
+        )
+        for axis in axes
+    }
 
 
 register(

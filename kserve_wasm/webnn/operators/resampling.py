@@ -29,7 +29,8 @@ either.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 MODES = ("nearest", "linear")
 _MANY = 24
 """Gathering pays for this many pixels of an image to each of the result."""
+_FEW_CHANNELS = 16
+"""Fewer behind an image's axes are taken for more pixels: ONNX Runtime is slow where the last dimension is small."""
 
 
 def check_image(a: Arguments) -> tuple[int, int]:
@@ -99,8 +102,34 @@ def _lower(e: Emitter, a: Arguments) -> Value:
     return resample(e, a.input, axes, sizes, MODES[a.mode])
 
 
-def resample(e: Emitter, value: Value, axes: Sequence[int], sizes: Sequence[Vector], mode: str) -> Value:
-    """The operator's first result: ``value`` with other sizes along two axes.
+@dataclass(frozen=True, slots=True)
+class _Scaling:
+    """What happens to an axis.
+
+    Attributes:
+        axis: the axis.
+        size: its new size, int64 [1].
+        start: where what is computed of that begins, int64 [1]; it is whole without.
+    """
+
+    axis: int
+    size: Vector
+    start: Value | None = None
+
+
+Windows: TypeAlias = "Mapping[int, tuple[Value, Dim]]"
+"""Of some axes the first pixel, int64 [1], and the number of those that are needed."""
+
+
+def resample(
+    e: Emitter,
+    value: Value,
+    axes: Sequence[int],
+    sizes: Sequence[Vector],
+    mode: str,
+    windows: Windows | None = None,
+) -> Value:
+    """The operator's first result: ``value`` with other sizes along two axes, or a window of that.
 
     Args:
         e: the emitter.
@@ -108,14 +137,16 @@ def resample(e: Emitter, value: Value, axes: Sequence[int], sizes: Sequence[Vect
         axes: two of its axes.
         sizes: their new sizes, int64 [1] each.
         mode: ``linear`` or ``nearest``.
+        windows: of these axes. One that is not within its axis fails the run.
     """
     result = e.results[0]
-    pairs = [
-        (axis, size)
+    windows = windows or {}
+    scalings = [
+        _Scaling(axis, size, windows[axis][0] if axis in windows else None)
         for axis, size in sorted(zip(axes, sizes, strict=True), key=lambda pair: pair[0])
-        if result.shape[axis] != value.shape[axis]
+        if result.shape[axis] != value.shape[axis] or axis in windows
     ]
-    if not pairs:
+    if not scalings:
         return value
     source = e.casts.get(value.name)
     integers = source is not None and source.dtype.numpy.kind in "iub"
@@ -134,15 +165,16 @@ def resample(e: Emitter, value: Value, axes: Sequence[int], sizes: Sequence[Vect
                 for axis in axes
             )
         )
-    if not gathered:
+    if not gathered and not windows:
         return _resized(e, value, axes, sizes, mode)
     image = source if integers and source is not None else value
     if mode == "linear":
-        return _interpolated(e, image, value, pairs)
+        return _interpolated(e, image, value, scalings)
     picked = image
-    for axis, size in pairs:
-        numerator, double, _last = _position(e, image, axis, size, result.shape[axis])
-        half = _compute(e, "Add", numerator, _compute(e, "Sub", size, np.array([1])))
+    for scaling in scalings:
+        axis = scaling.axis
+        numerator, double, _last = _position(e, image, scaling, result.shape[axis])
+        half = _compute(e, "Add", numerator, _compute(e, "Sub", scaling.size, np.array([1])))
         picked = _gather(e, picked, _compute(e, "Div", half, double), axis, result.shape[axis])
     return e.cast(picked, value.dtype)
 
@@ -201,12 +233,13 @@ _ARITHMETIC: dict[str, Any] = {
 }
 
 
-def _position(e: Emitter, image: Value, axis: int, size: Vector, dim: Dim) -> tuple[Vector, Vector, Vector]:
-    """Where each new pixel is along an axis: a numerator [size], its denominator [1], and the last old pixel [1].
+def _position(e: Emitter, image: Value, scaling: _Scaling, dim: Dim) -> tuple[Vector, Vector, Vector]:
+    """Where each new pixel is along an axis: a numerator [dim], its denominator [1], and the last old pixel [1].
 
     (i + 0.5) * old / size - 0.5, within the image, is ((2 * i + 1) * old - size) / (2 * size): integers keep it exact.
     """
-    old = e.shape_vector((image.shape[axis],), image)
+    size = scaling.size
+    old = e.shape_vector((image.shape[scaling.axis],), image)
     last = _compute(e, "Sub", old, np.array([1]))
     double = _compute(e, "Mul", size, np.array([2]))
     odd: Vector
@@ -216,6 +249,8 @@ def _position(e: Emitter, image: Value, axis: int, size: Vector, dim: Dim) -> tu
         # The odd numbers below twice the size.
         end = e.node("Squeeze", double, result=Operand(INT64, ()))
         odd = e.node("Range", np.array(1), end, np.array(2), result=Operand(INT64, (dim,)))
+    if scaling.start is not None:
+        odd = window(e, e.value(odd), scaling.start, dim)
     position = _compute(e, "Sub", _compute(e, "Mul", odd, old), size)
     position = _compute(e, "Max", position, np.array([0]))
     return _compute(e, "Min", position, _compute(e, "Mul", double, last)), double, last
@@ -226,38 +261,62 @@ def _gather(e: Emitter, image: Value, indices: Vector, axis: int, dim: Dim) -> V
     return e.node("Gather", image, indices, axis=axis, result=Operand(image.dtype, shape))
 
 
-def _interpolated(e: Emitter, image: Value, value: Value, pairs: Sequence[tuple[int, Vector]]) -> Value:
+def _interpolated(e: Emitter, image: Value, value: Value, scalings: Sequence[_Scaling]) -> Value:
     """Gathers both neighbours along each axis, one behind the other, and only then makes floats of them."""
-    result = e.results[0]
-    weights: list[Value | npt.NDArray[np.float32]] = []
+    shape = e.results[0].shape
+    behind = shape[scalings[-1].axis + 1 :]
+    channels = math.prod(behind) if behind and min(behind) > 0 else 1
+    joined = 1 < channels < _FEW_CHANNELS
+    rank = 4 - len(behind) if joined else 4
+    factors: list[Value] = []
     picked = image
-    for axis, size in pairs:
-        numerator, double, last = _position(e, image, axis, size, result.shape[axis])
+    for scaling in scalings:
+        axis, dim = scaling.axis, shape[scaling.axis]
+        numerator, double, last = _position(e, image, scaling, dim)
         low = _compute(e, "Div", numerator, double)
         rest = _compute(e, "Sub", numerator, _compute(e, "Mul", low, double))
         high = _compute(e, "Min", _compute(e, "Add", low, np.array([1])), last)
-        both = _twice(result.shape[axis])
-        picked = _gather(e, picked, _concat(e, [low, high], both), axis, both)
-        column = [-1 if i == axis else 1 for i in range(axis, 4)]
-        if isinstance(rest, np.ndarray) and isinstance(double, np.ndarray):
-            weights.append((rest / double).astype(np.float32).reshape(column))
-        else:
-            floats = [e.cast(e.value(part), FP32) for part in (rest, double)]
-            weight = e.node("Div", *floats, result=Operand(FP32, (result.shape[axis],)))
-            shape = (result.shape[axis], *(1,) * (3 - axis))
-            weights.append(e.node("Reshape", weight, np.array(column), result=Operand(FP32, shape)))
+        picked = _gather(e, picked, _concat(e, [low, high], _times(dim, 2)), axis, _times(dim, 2))
+        floats = [e.cast(e.value(part), FP32) for part in (rest, double)]
+        factor = e.node("Div", *floats, result=Operand(FP32, (dim,)))
+        column = (dim, *(1,) * (rank - axis - 1))
+        if joined and scaling is scalings[-1]:
+            factor = _reshaped(e, factor, [-1, 1], (dim, 1))
+            factor = e.node("Tile", factor, np.array([1, channels]), result=Operand(FP32, (dim, channels)))
+            column = (_times(dim, channels),)
+        factors.append(_reshaped(e, factor, [-1, *column[1:]], column))
+    if joined:
+        joint = (*picked.shape[: rank - 1], _times(picked.shape[rank - 1], channels))
+        picked = _reshaped(e, picked, [0] * (rank - 1) + [-1], joint)
     made = e.cast(e.cast(picked, value.dtype), FP32)
-    for (axis, _size), factor in zip(pairs, weights, strict=True):
-        half = Operand(FP32, (*made.shape[:axis], result.shape[axis], *made.shape[axis + 1 :]))
+    for scaling, factor in zip(scalings, factors, strict=True):
+        axis = scaling.axis
+        size = _times(shape[axis], channels) if joined and axis == rank - 1 else shape[axis]
+        half = Operand(FP32, (*made.shape[:axis], size, *made.shape[axis + 1 :]))
         first, second = e.nodes("Split", made, results=(half, half), axis=axis, num_outputs=2)
         step = e.node("Mul", e.node("Sub", second, first, result=half), factor, result=half)
         made = e.node("Add", first, step, result=half)
+    if joined:
+        made = _reshaped(e, made, [0] * (rank - 1) + [-1, *behind], shape)
     return e.cast(made, value.dtype)
 
 
-def _twice(dim: Dim) -> Dim:
+def _reshaped(e: Emitter, value: Value, vector: Sequence[int], shape: tuple[Dim, ...]) -> Value:
+    """``value`` as ``shape``, which ``vector`` says as ONNX does: 0 is the size that there is, -1 what is left."""
+    return e.node("Reshape", value, np.array(vector), result=Operand(value.dtype, shape))
+
+
+def window(e: Emitter, value: Value, start: Value, size: Dim) -> Value:
+    """``size`` elements of a vector from ``start`` (int64 [1]) on; the run fails where there are not so many."""
+    length = np.array([size])
+    end = e.node("Add", start, length, result=start.operand)
+    cut = Operand(value.dtype, (size,))
+    return e.node("Reshape", e.node("Slice", value, start, end, result=cut), length, allowzero=1, result=cut)
+
+
+def _times(dim: Dim, factor: int) -> Dim:
     # Of an open dimension nothing else is asked here than that it is open.
-    return dim * 2 if dim >= 0 else dim
+    return dim * factor if dim >= 0 else dim
 
 
 register(
