@@ -67,6 +67,17 @@ DEVICE_COPY_BYTES = Counter(
     "Bytes of tensors copied to a device, to the host, or from one place of the device to another",
     ("device", "direction"),
 )
+GRAPH_DEVICE = Gauge(
+    "kserve_wasm_graph_device",
+    "1 for the device that runs a graph",
+    (*_GRAPH, "device"),
+    multiprocess_mode="livemax",
+)
+GUEST_COPY_BYTES = Counter(
+    "kserve_wasm_guest_copy_bytes",
+    "Bytes of tensors copied into guest memory (to_guest) and out of it (from_guest)",
+    (*_MODEL, "direction"),
+)
 INSTANCES = Counter("kserve_wasm_instances_started", "Guest instances started", _MODEL)
 TRAPS = Counter(
     "kserve_wasm_instances_trapped", "Guest instances that ended with a trap", (*_MODEL, "reason")
@@ -107,6 +118,8 @@ _ALL = (
     BATCH_RETRIES,
     BATCH_REJECTED,
     RAY_RETRIES,
+    GRAPH_DEVICE,
+    GUEST_COPY_BYTES,
     INSTANCES,
     TRAPS,
     LOAD_SECONDS,
@@ -254,6 +267,8 @@ class ModelMetrics:
         self.loaded: Callable[[float], None] = LOAD_SECONDS.labels(model, version).observe
         self.compiled: Callable[[float], None] = COMPILE_SECONDS.labels(model, version).observe
         self.instance_started: Callable[[], None] = INSTANCES.labels(model, version).inc
+        self._to_guest = GUEST_COPY_BYTES.labels(model, version, "to_guest")
+        self._from_guest = GUEST_COPY_BYTES.labels(model, version, "from_guest")
 
     def graph(self, name: str, *, first: bool = False) -> GraphMetrics:
         """Return what counts the runs of a graph.
@@ -270,6 +285,15 @@ class ModelMetrics:
     def compute(self, graph: str) -> Callable[[float], None]:
         """Return what takes the seconds of each run of ``graph``, of which nothing else is counted."""
         return COMPUTE_SECONDS.labels(*self._labels, graph).observe
+
+    def copied(self, to_guest: int, from_guest: int) -> None:
+        """Count bytes of tensors that were copied into guest memory, and out of it."""
+        self._to_guest.inc(to_guest)
+        self._from_guest.inc(from_guest)
+
+    def runs_on(self, graph: str, device: str) -> None:
+        """Tell what runs ``graph``: ``cpu``, ``gpu``, or a device such as ``cuda:0``."""
+        self._watch(GRAPH_DEVICE.labels(*self._labels, graph, device), lambda: 1.0)
 
     def instance_trapped(self, reason: str) -> None:
         """Count an instance that trapped; ``reason`` is one of a few words, such as ``stack_overflow``."""

@@ -175,6 +175,12 @@ class Submission:
     def _computed(self, outputs: Mapping[str, Tensor] | Exception) -> None:
         """On any thread."""
         assert self._loop is not None
+        pending = self._pending
+        if pending is not None and not isinstance(outputs, Exception):
+            try:
+                pending.fetch(outputs)
+            except WasmServingError as error:
+                outputs = error
         with contextlib.suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self._complete, outputs)
 

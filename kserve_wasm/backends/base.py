@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kserve_wasm.tensors import Tensor, TensorSpec
+
+if TYPE_CHECKING:
+    from kserve_wasm.tensors.devices import Accelerator
 
 Device = Literal["cpu", "gpu"]
 
@@ -43,7 +46,11 @@ class GraphSource:
 
 
 class Graph(Protocol):
-    """An opened graph. It is shared by all instances and threads of the process."""
+    """An opened graph. It is shared by all instances and threads of the process.
+
+    One whose inputs may lie in the memory of a device has an attribute ``accelerator`` besides, the device
+    (:class:`~kserve_wasm.tensors.devices.Accelerator`): batches are put together there. Others need none.
+    """
 
     @property
     def name(self) -> str:
@@ -80,6 +87,12 @@ class Graph(Protocol):
 
     def close(self) -> None:
         """Refuses further runs, and frees the graph when the last running one has ended. May be called again."""
+
+
+def device_of(graph: Graph) -> str:
+    """What runs ``graph``: a device such as ``cuda:0`` where it is known by name, or else ``cpu`` or ``gpu``."""
+    accelerator: Accelerator | None = getattr(graph, "accelerator", None)
+    return graph.device if accelerator is None else accelerator.name
 
 
 class Backend(Protocol):

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -15,10 +15,13 @@ from kserve_wasm.artifact.config import Batching
 from kserve_wasm.backends.base import Graph
 from kserve_wasm.batching.base import Outcome
 from kserve_wasm.batching.signature import Fit, batch_signature
-from kserve_wasm.batching.stacking import merged_shapes, padding_values, split, stack
-from kserve_wasm.batching.staging import Staging
+from kserve_wasm.batching.stacking import merged_shapes, padding_values, split, stack, stack_on
+from kserve_wasm.batching.staging import Shapes, Staging
 from kserve_wasm.errors import DeadlineExceeded, WasmServingError
 from kserve_wasm.tensors import Tensor
+
+if TYPE_CHECKING:
+    from kserve_wasm.tensors.devices import Accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +76,9 @@ class MergingGraph:
         self._signature = batch_signature(graph.name, graph.inputs, graph.outputs, batching)
         self._trials = self._trials_alike = 0 if batching.declared else TRIALS
         self._padding = padding_values(batching.padding)
+        self._accelerator: Accelerator | None = getattr(graph, "accelerator", None)
         if self._signature is not None:
-            self._staging = Staging(self._signature, batching.max_batch_size)
+            self._staging = Staging(self._signature, batching.max_batch_size, self._accelerator)
 
     @property
     def merges(self) -> bool:
@@ -138,22 +142,42 @@ class MergingGraph:
         if signature is None:  # another thread's trial ended it
             return self._singly(requests, deadline)
         began = time.perf_counter_ns()
-        shapes = merged_shapes(signature, fits, requests[0])
+        shapes: Shapes = merged_shapes(signature, fits, requests[0])
+        there = self._on_device(requests)
+        if there:
+            shapes = tuple(
+                [
+                    None if spec.name in there else shape
+                    for spec, shape in zip(signature.inputs, shapes, strict=True)
+                ]
+            )
         buffers = self._staging.take(shapes)
         try:
             stacked = stack(requests, buffers, self._padding)
+            stacked.update(there)
             if staged is not None:
                 staged()
             ready = time.perf_counter_ns()
             outputs = self.graph.run(stacked, deadline)
             ran = time.perf_counter_ns()
             # A graph may hand an input through.
-            if any(np.may_share_memory(o.numpy(), b) for o in outputs.values() for b in buffers.values()):
-                outputs = {name: Tensor.from_numpy(o.numpy().copy()) for name, o in outputs.items()}
+            if any(o.may_share_memory(s) for o in outputs.values() for s in stacked.values()):
+                outputs = {name: o.copied() for name, o in outputs.items()}
             parts = split(outputs, signature, fits)
         finally:
             self._staging.give_back(shapes, buffers)
         return Run(parts, ready - began, ran - ready, time.perf_counter_ns() - ran)
+
+    def _on_device(self, requests: Sequence[Inputs]) -> dict[str, Tensor]:
+        """The inputs that some request has on the graph's device, stacked there; the others go by way of staging."""
+        accelerator, signature = self._accelerator, self._signature
+        if accelerator is None or signature is None or signature.padding:
+            return {}
+        return {
+            spec.name: stack_on(accelerator, [inputs[spec.name] for inputs in requests])
+            for spec in signature.inputs
+            if any(inputs[spec.name].memory is not None for inputs in requests)
+        }
 
     def _singly(self, requests: Sequence[Inputs], deadline: float) -> Run:
         """Runs each request alone."""

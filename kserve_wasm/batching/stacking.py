@@ -1,19 +1,26 @@
-"""Many requests' tensors into one, and one run's outputs apart again. Pure functions of arrays."""
+"""Many requests' tensors into one, and one run's outputs apart again. Pure functions of tensors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kserve_wasm.artifact.config import Padding
 from kserve_wasm.batching.signature import BatchSignature, Fit
-from kserve_wasm.batching.staging import Buffers, Shapes
+from kserve_wasm.batching.staging import Buffers
 from kserve_wasm.errors import BackendError
 from kserve_wasm.tensors import Tensor
 
+if TYPE_CHECKING:
+    from kserve_wasm.tensors.devices import Accelerator
 
-def merged_shapes(signature: BatchSignature, fits: Sequence[Fit], first: Mapping[str, Tensor]) -> Shapes:
+
+def merged_shapes(
+    signature: BatchSignature, fits: Sequence[Fit], first: Mapping[str, Tensor]
+) -> tuple[tuple[int, ...], ...]:
     """The shapes, in the order of the graph's inputs and without the first dimension, that hold all of ``fits``.
 
     Args:
@@ -68,6 +75,30 @@ def stack(
     return stacked
 
 
+def stack_on(accelerator: Accelerator, tensors: Sequence[Tensor]) -> Tensor:
+    """One tensor of ``tensors`` behind each other, in memory of ``accelerator``; those that are there stay there.
+
+    Args:
+        accelerator: a device.
+        tensors: of one type of fixed size, equal in all dimensions but the first.
+
+    Raises:
+        BackendError: the device has no room.
+    """
+    first = tensors[0]
+    shape = (sum(tensor.shape[0] for tensor in tensors), *first.shape[1:])
+    memory = accelerator.allocate(math.prod(shape) * first.dtype.itemsize)
+    at = memory.pointer
+    with accelerator.completing():
+        for tensor in tensors:
+            if tensor.memory is not None and tensor.memory.accelerator is accelerator:
+                accelerator.copy(at, tensor.pointer, tensor.nbytes)
+            else:
+                accelerator.upload(at, tensor.numpy())
+            at += tensor.nbytes
+    return Tensor.from_device(first.dtype, shape, memory)
+
+
 def split(
     outputs: Mapping[str, Tensor], signature: BatchSignature, fits: Sequence[Fit]
 ) -> list[dict[str, Tensor]]:
@@ -86,14 +117,14 @@ def split(
                 f"output '{spec.name}' has shape {list(shape)} for a batch of {rows}: the graph does not keep its "
                 "first dimension, set batching.max_batch_size to 1"
             )
-        array = tensor.numpy()
         at = 0
         for fit, part in zip(fits, parts, strict=True):
             end = at + fit.rows
-            own = array[at:end]
-            if signature.padding:
-                own = np.ascontiguousarray(own[_unpadded(signature, spec.shape, fit)])
-            part[spec.name] = Tensor(tensor.dtype, own.shape, own)
+            own = tensor.rows(at, end)
+            if signature.padding:  # such corners are cut on the host
+                corner = np.ascontiguousarray(own.numpy()[_unpadded(signature, spec.shape, fit)])
+                own = Tensor(tensor.dtype, corner.shape, corner)
+            part[spec.name] = own
             at = end
     return parts
 

@@ -14,6 +14,7 @@ import wasmtime
 
 from kserve_wasm.artifact.config import ModelConfig
 from kserve_wasm.backends import GraphSource, open_graph
+from kserve_wasm.backends.base import device_of
 from kserve_wasm.backends.cpus import available_cpus
 from kserve_wasm.batching import Caller, DirectScheduler, GraphScheduler, OpenScheduler, open_in_process
 from kserve_wasm.errors import (
@@ -152,7 +153,9 @@ class GuestModel:
             except wasmtime.WasmtimeError as error:
                 raise ArtifactError(f"{config.module.name} cannot be linked: {error}") from None
             for source in config.graphs:
-                self._schedulers[source.name] = self._open_scheduler(source, config, self.metrics)
+                scheduler = self._open_scheduler(source, config, self.metrics)
+                self._schedulers[source.name] = scheduler
+                self.metrics.runs_on(source.name, device_of(scheduler.graph))
         except BaseException:
             self.close()
             raise
@@ -260,8 +263,15 @@ class GuestModel:
             raise
         finally:
             ticker.exit()
+            if instance is not None:
+                self._count_copies(instance.state)
         self._release(instance)
         return response
+
+    def _count_copies(self, state: InstanceState) -> None:
+        if state.to_guest or state.from_guest:
+            self.metrics.copied(state.to_guest, state.from_guest)
+            state.to_guest = state.from_guest = 0
 
     def _instance(self, request: InferenceRequest, caller: Caller, epoch_ticks: int) -> Instance:
         """A new instance that is ready for ``infer``, or a kept one where the model allows it."""

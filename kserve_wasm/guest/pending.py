@@ -42,6 +42,13 @@ class PendingResponse:
     response: InferenceResponse
     room: int
 
+    def fetch(self, outputs: Mapping[str, Tensor]) -> None:
+        """Brings what the client asked for to the host, on a thread that may wait for it."""
+        wanted = self.request.outputs
+        for name, tensor in outputs.items():
+            if tensor.memory is not None and (wanted is None or name in wanted):
+                tensor.numpy()
+
     def complete(self, outputs: Mapping[str, Tensor]) -> InferenceResponse:
         """The answer with the graph's ``outputs`` in it.
 

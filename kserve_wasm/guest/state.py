@@ -150,6 +150,9 @@ class InstanceState(NNState):
                 if not self.has_room(copied):
                     raise GuestLimitExceeded(self.reason)
                 tensor = tensor.copied(self.memory)
+                self.from_guest += tensor.nbytes
+            elif tensor.memory is not None:
+                tensor.numpy()  # an answer is for the host: it comes there on this thread
             outputs[name] = tensor
         response = InferenceResponse(outputs, self.output_parameters)
         if self.put_off is not None:

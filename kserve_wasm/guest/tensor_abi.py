@@ -93,6 +93,7 @@ def _tensor_create(
     except InvalidRequest as error:
         # The guest's mistake, not the client's.
         return state.fail(INVALID_ARGUMENT, str(error))
+    state.from_guest += data_length
     errno = state.hand_out(tensor, tensor_out)
     if errno == SUCCESS:
         state.hold(tensor)
@@ -154,6 +155,7 @@ def _tensor_read(state: InstanceState, tensor: int, offset: int, buffer: int, le
         target[:] = found.buffer()[offset:end]
     else:
         target[:] = memory.view(found.address + offset, length)
+    state.to_guest += length
     return SUCCESS
 
 

@@ -9,6 +9,7 @@ import orjson
 
 import kserve_wasm
 from kserve_wasm.artifact.config import Batching
+from kserve_wasm.backends.base import device_of
 from kserve_wasm.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def model_config(model: WasmModel) -> dict[str, Any]:
         "abi": config.abi,
         "code_digest": config.digest,
         "device": config.device,
+        "graph_devices": ", ".join(
+            f"{name} ({device_of(scheduler.graph)})" for name, scheduler in model.guest.schedulers.items()
+        ),
         "graphs": ", ".join(f"{graph.name} ({graph.encoding})" for graph in config.graphs),
         "timeout_seconds": f"{config.limits.timeout:g}",
         "memory_bytes": str(config.limits.memory),

@@ -66,7 +66,7 @@ class DeviceRuntime(Protocol):
 
 
 class Block:
-    """Memory that goes back to its pool when nobody refers to it any more.
+    """Memory that goes back to its pool when nobody refers to it any more; until then the pool is there.
 
     Attributes:
         pointer: its address.
@@ -74,16 +74,16 @@ class Block:
         owner: what frees it, where that is not the pool.
     """
 
-    __slots__ = ("_ended", "owner", "pointer", "size")
+    __slots__ = ("_pool", "owner", "pointer", "size")
 
-    def __init__(self, pointer: int, size: int, ended: deque[tuple[int, int]], owner: object = None) -> None:
+    def __init__(self, pool: Pool, pointer: int, size: int, owner: object = None) -> None:
         self.pointer = pointer
         self.size = size
         self.owner = owner
-        self._ended = ended
+        self._pool = pool
 
     def __del__(self) -> None:
-        self._ended.append((self.size, 0 if self.owner is not None else self.pointer))
+        self._pool.ended(self.size, 0 if self.owner is not None else self.pointer)
 
 
 class Pool:
@@ -118,13 +118,17 @@ class Pool:
             self._settle()
             pointer = self._find(size) or self._new(size)
             self._held_bytes += size
-        return Block(pointer, size, self._ended)
+        return Block(self, pointer, size)
 
     def adopt(self, owner: object, pointer: int, nbytes: int) -> Block:
         """Memory that is ``owner``'s, counted as in use as long as the block is there."""
         with self._lock:
             self._held_bytes += nbytes
-        return Block(pointer, nbytes, self._ended, owner)
+        return Block(self, pointer, nbytes, owner)
+
+    def ended(self, size: int, pointer: int) -> None:
+        """Notes that nobody uses so many bytes any more; ``pointer`` is 0 for what was adopted."""
+        self._ended.append((size, pointer))
 
     @property
     def held_bytes(self) -> int:

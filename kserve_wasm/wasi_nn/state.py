@@ -155,7 +155,9 @@ class NNState:
         graphs: open graphs by handle.
         contexts: open execution contexts by handle.
         tensors: tensors by handle (the tensor ABI's; here because all handles are counted together).
-        tensor_bytes: host memory in tensors that count against ``limits.tensor_bytes``.
+        tensor_bytes: memory in tensors that count against ``limits.tensor_bytes``.
+        to_guest: bytes of tensors copied into the guest's memory during the request,
+        from_guest: and out of it.
         reason: what the last host function that failed found wrong; safe to show to the client.
         cause: the last error of a graph or scheduler; the binding forgets it when the guest goes on after it.
     """
@@ -167,6 +169,7 @@ class NNState:
         "caller",
         "cause",
         "contexts",
+        "from_guest",
         "graphs",
         "limits",
         "memory",
@@ -174,6 +177,7 @@ class NNState:
         "registry",
         "tensor_bytes",
         "tensors",
+        "to_guest",
     )
 
     memory: GuestMemory
@@ -186,6 +190,7 @@ class NNState:
         self.contexts: dict[int, ExecutionContext] = {}
         self.tensors: dict[int, AnyTensor] = {}
         self.tensor_bytes = 0
+        self.to_guest = self.from_guest = 0
         self.reason = ""
         self.cause: WasmServingError | None = None
         self._holders: dict[AnyTensor, int] = {}

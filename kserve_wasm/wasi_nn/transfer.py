@@ -45,6 +45,7 @@ def copy_input(
 ) -> int:
     """Makes a copy of ``data`` the input ``spec`` of ``context``; ``tag`` is the guest's number of the type."""
     elements, size = math.prod(dims), len(data)
+    state.from_guest += size
     if spec.dtype.itemsize == 0 and tensor_types.may_mean(tag, spec.dtype):
         return _copy_text(state, context, spec, dims, data)
     if spec.dtype is UINT8 and elements == 1 and size > 1:

@@ -68,6 +68,7 @@ def get_output(state: NNState, context: int, index: int, buffer: int, size_inout
     target = memory.view(buffer, len(data))
     memory.write_u32(size_inout, words)
     target[:] = data
+    state.to_guest += len(data)
     return SUCCESS
 
 

@@ -175,6 +175,7 @@ def get_output(
     target = memory.view(buffer, size)
     memory.write_u32(written_out, size)
     target[:] = data
+    state.to_guest += len(data)
     return SUCCESS
 
 

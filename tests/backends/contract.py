@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kserve_wasm.backends import Graph, GraphSource, open_graph
+from kserve_wasm.backends import Device, Graph, GraphSource, open_graph
 from kserve_wasm.errors import (
     BackendError,
     DeadlineExceeded,
@@ -55,6 +55,12 @@ class GraphContract:
 
     dtypes: tuple[str, ...]
     """The V2 datatypes that the backend's graphs can have."""
+    device: Device = "cpu"
+    """Where the graphs run."""
+
+    def open(self, source: GraphSource) -> Graph:
+        """Opens a graph where the graphs run."""
+        return open_graph(source, self.device)
 
     def identity(self, dtype: str, rank: int) -> GraphSource:
         """``y = x``, every dimension open."""
@@ -86,14 +92,14 @@ class GraphContract:
 
     @pytest.fixture
     def adder(self) -> Iterator[Graph]:
-        graph = open_graph(self.add_and_subtract(), "cpu")
+        graph = self.open(self.add_and_subtract())
         yield graph
         graph.close()
 
     def test_every_dtype_and_shape_passes_unchanged(self) -> None:
         for name in self.dtypes:
             for rank in {len(shape) for shape in SHAPES}:
-                graph = open_graph(self.identity(name, rank), "cpu")
+                graph = self.open(self.identity(name, rank))
                 for shape in (s for s in SHAPES if len(s) == rank):
                     x = some_tensor(DTYPES[name], shape)
                     y = graph.run({"x": x})["y"]
@@ -103,7 +109,7 @@ class GraphContract:
 
     def test_12_mb_pass_unchanged(self) -> None:
         x = some_tensor(DTYPES["FP32"], (3, 1024, 1024))
-        y = open_graph(self.identity("FP32", 3), "cpu").run({"x": x})["y"]
+        y = self.open(self.identity("FP32", 3)).run({"x": x})["y"]
         assert y.shape == x.shape
         assert y.buffer() == x.buffer()
 
@@ -111,12 +117,12 @@ class GraphContract:
         for name in (n for n in self.dtypes if n != "BYTES"):
             x = some_tensor(DTYPES[name], (33, 5))
             moved = Tensor.from_buffer(x.dtype, x.shape, memoryview(b"." + bytes(x.buffer()))[1:])
-            y = open_graph(self.identity(name, 2), "cpu").run({"x": moved})["y"]
+            y = self.open(self.identity(name, 2)).run({"x": moved})["y"]
             assert y.buffer() == x.buffer(), name
         rows = np.random.default_rng(0).standard_normal((64, 4), dtype=np.float32)
         moved = Tensor.from_buffer(DTYPES["FP32"], rows.shape, memoryview(b"." + rows.tobytes())[1:])
         np.testing.assert_allclose(
-            open_graph(self.mlp(), "cpu").run({"x": moved})["y"].numpy(),
+            self.open(self.mlp()).run({"x": moved})["y"].numpy(),
             mlp_oracle(rows),
             rtol=1e-4,
             atol=1e-5,
@@ -125,12 +131,12 @@ class GraphContract:
     def test_answers_do_not_share_memory_with_the_request(self) -> None:
         memory = bytearray(np.arange(6, dtype=np.float32).tobytes())
         x = Tensor.from_buffer(DTYPES["FP32"], [6], memory)
-        y = open_graph(self.identity("FP32", 1), "cpu").run({"x": x})["y"]
+        y = self.open(self.identity("FP32", 1)).run({"x": x})["y"]
         memory[:] = bytes(len(memory))
         np.testing.assert_array_equal(y.numpy(), np.arange(6, dtype=np.float32))
 
     def test_answers_outlive_their_graph(self) -> None:
-        graph = open_graph(self.identity("FP32", 1), "cpu")
+        graph = self.open(self.identity("FP32", 1))
         x = some_tensor(DTYPES["FP32"], (100_000,))
         y = graph.run({"x": x})["y"]
         graph.close()
@@ -147,7 +153,7 @@ class GraphContract:
             np.testing.assert_array_equal(answer["difference"].numpy(), a - b)
 
     def test_metadata_are_the_graphs(self, adder: Graph) -> None:
-        assert (adder.name, adder.device) == (self.add_and_subtract().name, "cpu")
+        assert (adder.name, adder.device) == (self.add_and_subtract().name, self.device)
         assert [s.name for s in adder.inputs] == ["a", "b"]
         assert [s.name for s in adder.outputs] == ["sum", "difference"]
         for spec in (*adder.inputs, *adder.outputs):
@@ -179,7 +185,7 @@ class GraphContract:
 
     def test_a_failure_inside_names_inputs_and_shapes_and_hides_the_host(self) -> None:
         source, inputs = self.failing()
-        graph = open_graph(source, "cpu")
+        graph = self.open(source)
         with pytest.raises(BackendError) as caught:
             graph.run(inputs)
         message = str(caught.value)
@@ -199,10 +205,10 @@ class GraphContract:
 
     def test_bytes_that_are_no_graph_are_refused(self) -> None:
         with pytest.raises(BackendError, match=f"graph '{self.damaged().name}'"):
-            open_graph(self.damaged(), "cpu")
+            self.open(self.damaged())
 
     def test_a_deadline_stops_a_run(self) -> None:
-        graph = open_graph(self.count(), "cpu")
+        graph = self.open(self.count())
         forever = Tensor.from_numpy(np.array(1 << 60))
         for _ in range(2):
             with pytest.raises(DeadlineExceeded, match=f"graph '{graph.name}'"):
@@ -210,12 +216,12 @@ class GraphContract:
         assert graph.run({"n": Tensor.from_numpy(np.array(9))}, time.monotonic() + 60)["y"].numpy() == [9]
 
     def test_a_deadline_in_the_past_runs_nothing(self) -> None:
-        graph = open_graph(self.count(), "cpu")
+        graph = self.open(self.count())
         with pytest.raises(DeadlineExceeded):
             graph.run({"n": Tensor.from_numpy(np.array(1))}, time.monotonic() - 1)
 
     def test_a_deadline_stops_only_its_own_run(self) -> None:
-        graph = open_graph(self.count(), "cpu")
+        graph = self.open(self.count())
         forever = {"n": Tensor.from_numpy(np.array(1 << 60))}
 
         def late() -> None:
@@ -231,7 +237,7 @@ class GraphContract:
             assert [int(answer.result()["y"].numpy()[0]) for answer in answers] == [100_000] * 2
 
     def test_many_threads_get_their_own_answers(self) -> None:
-        graph = open_graph(self.mlp(), "cpu")
+        graph = self.open(self.mlp())
 
         def work(seed: int) -> None:
             rng = np.random.default_rng(seed)
@@ -244,7 +250,7 @@ class GraphContract:
             list(pool.map(work, range(8)))
 
     def test_a_run_that_has_begun_ends_although_the_graph_is_closed(self) -> None:
-        graph = open_graph(self.count(), "cpu")
+        graph = self.open(self.count())
         inputs = Begun({"n": Tensor.from_numpy(np.array(50_000))})
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(graph.run, inputs)
@@ -253,7 +259,7 @@ class GraphContract:
             assert answer.result()["y"].numpy() == [50_000]
 
     def test_a_closed_graph_refuses(self) -> None:
-        graph = open_graph(self.mlp(), "cpu")
+        graph = self.open(self.mlp())
         graph.close()
         graph.close()
         with pytest.raises(ModelNotReady, match="closed"):

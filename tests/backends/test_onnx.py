@@ -164,7 +164,10 @@ def test_options_change_how_and_not_what_is_computed(options: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threads": 2}, "unknown option threads .*known: fallback, graph_optimization, inter_op_threads"),
+        (
+            {"threads": 2},
+            "unknown option threads .*known: cuda_graphs, device_id, fallback, graph_optimization, inter_op_threads",
+        ),
         ({"intra_op_threads": "2"}, "'intra_op_threads' .*a number of threads.*got '2'"),
         ({"intra_op_threads": True}, "'intra_op_threads'"),
         ({"inter_op_threads": -1}, "'inter_op_threads'"),

@@ -79,6 +79,7 @@ def test_the_configuration_has_tritons_shape(client):
     # 11 is TYPE_FP32; the batch dimension is left out.
     assert [(t.name, t.data_type, list(t.dims)) for t in config.input] == [("x", 11, [4])]
     assert [(t.name, t.data_type, list(t.dims)) for t in config.output] == [("y", 11, [3])]
+    assert config.parameters["graph_devices"].string_value == "default (cpu)"
 
 
 def test_the_configuration_tells_how_requests_are_batched(start_server, tmp_path):

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from bisect import bisect_right
+from pathlib import Path
+from unittest.mock import patch
 
+import onnxruntime as ort
+
+from kserve_wasm.backends import GraphSource
+from kserve_wasm.backends.onnx import backend
+from kserve_wasm.backends.onnx.graph import OnnxGraph
+from kserve_wasm.backends.onnx.options import CPU, CUDA
 from kserve_wasm.errors import BackendError
-from kserve_wasm.tensors.devices import ALIGNMENT, Direction
+from kserve_wasm.tensors.cuda import CudaRuntime
+from kserve_wasm.tensors.devices import ALIGNMENT, Accelerator, Direction
+from tests.support import require
 
 POISON = 0xDB
 
@@ -96,3 +107,52 @@ class HostRuntime:
             starts = sorted(self._sizes)
             i = bisect_right(starts, pointer) - 1
             return i >= 0 and pointer + nbytes <= starts[i] + self._sizes[starts[i]]
+
+
+class CountingCuda(CudaRuntime):
+    """CUDA's device memory.
+
+    Attributes:
+        allocations: how often memory was allocated.
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.allocations = 0
+
+    def _new(self, function: str, nbytes: int) -> int:
+        self.allocations += 1
+        return super()._new(function, nbytes)
+
+
+DEVICES = ("host", "cuda") if os.environ.get("KSERVE_WASM_TEST_DEVICE") == "gpu" else ("host",)
+"""What tests over device memory run on: the one above, and where a GPU is asked for, that."""
+
+
+def has_cuda() -> bool:
+    """Whether ONNX Runtime can use an NVIDIA GPU here."""
+    return CUDA in ort.get_available_providers() and Path("/dev/nvidiactl").exists()
+
+
+def make_device(kind: str) -> Accelerator:
+    """One of :data:`DEVICES`, whose counters begin at 0. Skips the test where it is not there."""
+    if kind == "host":
+        return Accelerator(HostRuntime())
+    require(has_cuda(), "needs an NVIDIA GPU and the 'cuda' extra: run hack/test-gpu")
+    ort.preload_dlls()
+    return Accelerator(CountingCuda(0))
+
+
+def allocations(device: Accelerator) -> int:
+    """How often memory was allocated on a device of :func:`make_device`, page-locked memory included."""
+    assert isinstance(device.runtime, HostRuntime | CountingCuda)
+    return device.runtime.allocations
+
+
+def open_over(device: Accelerator, source: GraphSource) -> OnnxGraph:
+    """Opens an ONNX graph on ``device``. For one made of host memory that is as on a GPU, but for the kernels."""
+    with patch.object(backend, "cuda", lambda _: device):
+        if device.runtime.kind == "cuda":
+            return backend.OnnxBackend().open(source, "gpu")
+        with patch.object(backend, "_CUDA_MEMORY", frozenset({CPU})):
+            return backend.OnnxBackend().open(source, "cpu")

@@ -15,23 +15,18 @@ from prometheus_client import REGISTRY
 from kserve_wasm.errors import BackendError
 from kserve_wasm.tensors import DTYPES, DType, Tensor, devices
 from kserve_wasm.tensors.devices import Accelerator
-from tests.support.devices import HostRuntime
+from tests.support.devices import DEVICES, HostRuntime, allocations, make_device
 
 FIXED = [d for d in DTYPES.values() if d.itemsize]
 FP32 = DTYPES["FP32"]
 
 
-@pytest.fixture
-def device() -> Iterator[Accelerator]:
-    device = Accelerator(HostRuntime())
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> Iterator[Accelerator]:
+    device = make_device(request.param)
     yield device
     gc.collect()
     assert device.held_bytes == 0
-
-
-def runtime(device: Accelerator) -> HostRuntime:
-    assert isinstance(device.runtime, HostRuntime)
-    return device.runtime
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -69,7 +64,7 @@ def test_the_host_gets_the_bytes_once(device: Accelerator) -> None:
         assert pickle.loads(pickle.dumps(there)).buffer() == x.tobytes()
     assert device.copies("to_host") == 1
     assert not there.numpy().flags.writeable
-    assert there.device == "cpu:0"
+    assert there.device == device.name
 
 
 def test_rows_are_views_that_share_one_move(device: Accelerator) -> None:
@@ -130,7 +125,7 @@ def test_what_cannot_change_moves_once_and_what_can_moves_each_time(device: Acce
     fixed = Tensor.from_buffer(FP32, [2], bytes(8))
     assert Tensor.move([fixed, fixed], device)[0] is fixed
     assert Tensor.move([fixed], device) == [fixed]
-    assert fixed.device == "cpu:0"
+    assert fixed.device == device.name
     memory = bytearray(8)
     changing = Tensor.from_buffer(FP32, [2], memory)
     before = device.copies("to_device")
@@ -169,7 +164,7 @@ def test_a_copy_is_where_the_tensor_is(device: Accelerator) -> None:
     x = np.arange(6, dtype=np.float32)
     (there,) = Tensor.move([Tensor.from_numpy(x)], device)
     copy = there.rows(2, 5).copied()
-    assert (copy.device, device.copies("on_device"), device.copies("to_host")) == ("cpu:0", 1, 0)
+    assert (copy.device, device.copies("on_device"), device.copies("to_host")) == (device.name, 1, 0)
     assert not copy.may_share_memory(there)
     np.testing.assert_array_equal(copy.numpy(), x[2:5])
 
@@ -180,15 +175,17 @@ def test_memory_is_used_again(device: Accelerator) -> None:
         there.numpy()
         del there
     assert device.held_bytes == 0
-    assert runtime(device).allocations <= 4  # two of the device, two page-locked
+    assert allocations(device) <= 4  # two of the device, two page-locked
 
 
-def test_no_more_is_kept_than_allowed(device: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_kept_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = HostRuntime()
+    device = Accelerator(runtime)
     monkeypatch.setattr(devices, "_KEPT_BYTES", 10_000)
     for n in range(1, 2000, 7):
         Tensor.move([Tensor.from_numpy(np.zeros(n, np.uint8))], device)
     assert device.held_bytes == 0
-    assert runtime(device).allocated <= 10_000
+    assert runtime.allocated <= 10_000
 
 
 def test_what_is_kept_makes_room_when_it_is_needed() -> None:
@@ -207,7 +204,7 @@ def test_page_locked_memory_has_a_bound(device: Accelerator, monkeypatch: pytest
     for i, array in enumerate(arrays):
         array[:] = i
     assert [int(array.sum()) for array in arrays] == [0, 2048, 4096, 6144]
-    assert runtime(device).allocations == 2
+    assert allocations(device) == 2
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 256, 257, 4096, 4097, 65_537, 10**6, (1 << 30) + 1])
@@ -221,7 +218,7 @@ def test_memory_is_taken_in_few_sizes_little_above_what_is_asked(nbytes: int) ->
 
 def test_the_bytes_of_each_direction_are_a_metric(device: Accelerator) -> None:
     def metric(direction: str) -> float:
-        labels = {"device": "cpu:0", "direction": direction}
+        labels = {"device": device.name, "direction": direction}
         return REGISTRY.get_sample_value("kserve_wasm_device_copy_bytes_total", labels) or 0.0
 
     before = [metric(d) for d in ("to_device", "to_host", "on_device")]

@@ -13,16 +13,24 @@ from kserve_wasm.backends.cpus import available_cpus
 from kserve_wasm.backends.onnx.errors import plain
 from kserve_wasm.backends.onnx.external_data import relocate
 from kserve_wasm.backends.onnx.graph import OnnxGraph
-from kserve_wasm.backends.onnx.options import MAPPED_FROM, OPTIMIZATIONS, OnnxOptions, parse
+from kserve_wasm.backends.onnx.options import (
+    CPU,
+    CUDA,
+    MAPPED_FROM,
+    OPTIMIZATIONS,
+    TENSORRT,
+    OnnxOptions,
+    parse,
+)
+from kserve_wasm.backends.onnx.providers import provider_options
 from kserve_wasm.backends.onnx.shapes import unranked_inputs
 from kserve_wasm.errors import BackendError, DeviceUnavailable
+from kserve_wasm.tensors.devices import cuda
 
-CUDA = "CUDAExecutionProvider"
-CPU = "CPUExecutionProvider"
 _GPU_PROVIDERS = frozenset(
     {
         CUDA,
-        "TensorrtExecutionProvider",
+        TENSORRT,
         "NvTensorRTRTXExecutionProvider",
         "ROCMExecutionProvider",
         "MIGraphXExecutionProvider",
@@ -30,6 +38,7 @@ _GPU_PROVIDERS = frozenset(
         "WebGpuExecutionProvider",
     }
 )
+_CUDA_MEMORY = frozenset({CUDA, TENSORRT})
 _ERROR, _FATAL = 3, 4  # ONNX Runtime's log severities
 
 ort.set_default_logger_severity(_ERROR)
@@ -47,7 +56,7 @@ class OnnxBackend:
             BackendError: ONNX Runtime refuses the graph, or an input or output is no tensor with a V2 datatype.
         """
         options = parse(source.options)
-        providers = _providers(options, device)
+        providers = wanted_providers(options, device)
         weights: Path | None = None
         try:
             # Resolved, because ONNX Runtime refuses a link that leads out of the folder, as in a mounted ConfigMap.
@@ -58,12 +67,16 @@ class OnnxBackend:
                 model,
                 _session_options(options, None if model is graph_bytes else weights),
                 providers=providers,
+                provider_options=[provider_options(options, name, model, weights) for name in providers],
                 enable_fallback=0,  # it prints, and retries on the CPU unasked
             )
             running = session.get_providers()
             actual: Device = "gpu" if _GPU_PROVIDERS.intersection(running) else "cpu"
             unranked = unranked_inputs(model) if any(not i.shape for i in session.get_inputs()) else set()
-            graph = OnnxGraph(source.name, actual, session, unranked)
+            accelerator = cuda(options.device_id) if _CUDA_MEMORY.intersection(running) else None
+            graph = OnnxGraph(
+                source.name, actual, session, unranked, accelerator, cuda_graphs=options.cuda_graphs
+            )
         except BackendError as error:
             raise BackendError(f"graph '{source.name}': {error}") from error
         except Exception as error:
@@ -71,7 +84,7 @@ class OnnxBackend:
             raise BackendError(f"graph '{source.name}' cannot be opened: {plain(error, *folder)}") from error
         session._model_bytes = None  # kept by the wrapper for a fall-back that is off: a copy of the graph
         if not options.fallback:
-            _require(graph, device, options, running)
+            _require(graph, device, providers, running)
         return graph
 
 
@@ -116,8 +129,15 @@ def _session_options(options: OnnxOptions, weights: Path | None) -> Any:
     return result
 
 
-def _providers(options: OnnxOptions, device: Device) -> list[str]:
+def wanted_providers(options: OnnxOptions, device: Device) -> list[str]:
+    """The execution providers to start, best first.
+
+    Raises:
+        DeviceUnavailable: one is not part of this build, and ``options.fallback`` does not allow for that.
+    """
     wanted = list(options.providers) or ([CUDA, CPU] if device == "gpu" else [CPU])
+    if options.tensorrt and device == "gpu" and TENSORRT not in wanted:
+        wanted.insert(0, TENSORRT)
     available = ort.get_available_providers()
     missing = [name for name in wanted if name not in available]
     if missing and not options.fallback:
@@ -125,14 +145,14 @@ def _providers(options: OnnxOptions, device: Device) -> list[str]:
             f"ONNX Runtime here has no {', '.join(missing)}, only {', '.join(available)}; install the build that has "
             "it (for CUDA: the 'cuda' extra), or allow the CPU with the graph's option 'fallback: true'"
         )
-    if CUDA in wanted and CUDA in available:
+    if _CUDA_MEMORY.intersection(wanted, available):
         ort.preload_dlls()  # CUDA and cuDNN from their wheels, which are not on the loader's path
     return [name for name in wanted if name in available] or [CPU]
 
 
-def _require(graph: OnnxGraph, device: Device, options: OnnxOptions, running: list[str]) -> None:
+def _require(graph: OnnxGraph, device: Device, wanted: list[str], running: list[str]) -> None:
     """ONNX Runtime drops a provider that fails to start, with no more than a line in its log."""
-    lost = [name for name in options.providers if name not in running]
+    lost = [name for name in wanted if name not in running]
     if lost or (device == "gpu" and graph.device != "gpu"):
         raise DeviceUnavailable(
             f"graph '{graph.name}' was to run on {', '.join(lost) or 'a GPU'}, but ONNX Runtime started only "

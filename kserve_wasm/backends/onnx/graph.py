@@ -1,4 +1,7 @@
-"""An opened ONNX graph: tensors in, tensors out, on the caller's thread."""
+"""An opened ONNX graph: tensors in, tensors out, on the caller's thread.
+
+Here is what a run is for its caller, and how it is done over host memory. Device memory: :mod:`.bound`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import ctypes
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +17,12 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from kserve_wasm.backends.base import Device
+from kserve_wasm.backends.onnx.bound import BoundRuns, CapturedRuns
 from kserve_wasm.backends.onnx.errors import plain
 from kserve_wasm.backends.watchdog import WATCHDOG
 from kserve_wasm.errors import BackendError, DeadlineExceeded, InvalidRequest, ModelNotReady
 from kserve_wasm.tensors import DTYPES, Tensor, TensorSpec
+from kserve_wasm.tensors.devices import Accelerator
 
 _DTYPES = {
     "bool": "BOOL",
@@ -37,10 +42,12 @@ _DTYPES = {
 }
 """ONNX Runtime's element types → V2 datatypes."""
 
+_INVALID = "INVALID_ARGUMENT"
 _BF16 = DTYPES["BF16"]
 _BYTES = DTYPES["BYTES"]
 
-_Run = Callable[[Any, list[str], dict[str, Any], Any], list[Any]]
+_Feeds: TypeAlias = dict[str, Any]
+"""What goes into a run by name: arrays, or tensors where it is bound to a device."""
 
 
 class OnnxGraph:
@@ -49,9 +56,22 @@ class OnnxGraph:
     Any number of threads may run it at once. Input memory is used in place unless it is misaligned for its type;
     outputs are ONNX Runtime's own memory, freed with the tensors. ``BYTES`` elements must be UTF-8, which is what
     ONNX Runtime's strings are.
+
+    Attributes:
+        accelerator: the device whose memory inputs may be in and outputs are in; None for the host's. ONNX Runtime
+            binds no strings: graphs with some take and give host memory, on whichever device they run.
     """
 
-    def __init__(self, name: str, device: Device, session: Any, unranked: set[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        device: Device,
+        session: Any,
+        unranked: set[str],
+        accelerator: Accelerator | None = None,
+        *,
+        cuda_graphs: bool = False,
+    ) -> None:
         """Wraps ``session``.
 
         Args:
@@ -59,6 +79,8 @@ class OnnxGraph:
             device: what the session runs on.
             session: an ``onnxruntime.InferenceSession``.
             unranked: inputs that take any number of dimensions.
+            accelerator: the device that the session runs on, where its memory can be bound.
+            cuda_graphs: the session captures its runs.
 
         Raises:
             BackendError: an input or output is no tensor with a V2 datatype.
@@ -71,8 +93,13 @@ class OnnxGraph:
         self._unranked = unranked
         self._input_names = frozenset(spec.name for spec in self.inputs)
         self._output_names = [spec.name for spec in self.outputs]
-        has_bf16 = any(spec.dtype is _BF16 for spec in (*self.inputs, *self.outputs))
-        self._run: _Run = _run_values if has_bf16 else _run_arrays
+        dtypes = {spec.dtype for spec in (*self.inputs, *self.outputs)}
+        self.accelerator = None if _BYTES in dtypes else accelerator
+        self._run: Callable[[Any, _Feeds, Any], dict[str, Tensor]] = self._run_on_host
+        if self.accelerator is not None:
+            kind = CapturedRuns if cuda_graphs else BoundRuns
+            self._run = kind(self.accelerator, self.inputs, self.outputs).run
+        self._call = _run_values if _BF16 in dtypes else _run_arrays
 
     def run(self, inputs: Mapping[str, Tensor], deadline: float = math.inf) -> dict[str, Tensor]:
         """Runs the graph once; see :class:`~kserve_wasm.backends.base.Graph`.
@@ -85,18 +112,15 @@ class OnnxGraph:
         feeds = self._feeds(inputs)
         try:
             if deadline == math.inf:
-                results = self._run(session, self._output_names, feeds, None)
-            else:
-                results = self._run_until(deadline, session, feeds)
-            return {
-                name: Tensor.from_numpy(result)
-                for name, result in zip(self._output_names, results, strict=True)
-            }
+                return self._run(session, feeds, None)
+            return self._run_until(deadline, session, feeds)
         except DeadlineExceeded:
             raise
         except Exception as error:
             self._check_symbols(inputs)
-            kind = InvalidRequest if isinstance(error, InvalidArgument) else BackendError
+            # A bound run tells the status in words alone.
+            invalid = isinstance(error, InvalidArgument) or _INVALID in str(error)
+            kind = InvalidRequest if invalid else BackendError
             got = ", ".join(f"{name} {t.dtype} {list(t.shape)}" for name, t in inputs.items())
             takes = ", ".join(f"{s.name} {s.dtype} {s.v2_shape}" for s in self.inputs)
             raise kind(f"graph '{self.name}' failed: {plain(error)} (it takes {takes}; got {got})") from error
@@ -105,17 +129,26 @@ class OnnxGraph:
         """Refuses further runs; the memory is freed when the last running one ends."""
         self._session = None
 
-    def _feeds(self, inputs: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+    def _run_on_host(self, session: Any, feeds: _Feeds, options: Any) -> dict[str, Tensor]:
+        results = self._call(session, self._output_names, feeds, options)
+        return {
+            name: Tensor.from_numpy(result) for name, result in zip(self._output_names, results, strict=True)
+        }
+
+    def _feeds(self, inputs: Mapping[str, Tensor]) -> _Feeds:
         if inputs.keys() != self._input_names:
             wrong = [f"'{name}' is missing" for name in sorted(self._input_names - inputs.keys())]
             wrong += [f"'{name}' is unknown" for name in sorted(inputs.keys() - self._input_names)]
             known = ", ".join(f"'{spec.name}'" for spec in self.inputs) or "none"
             raise InvalidRequest(f"graph '{self.name}': input {', '.join(wrong)}; its inputs are {known}")
-        feeds = {}
+        feeds: _Feeds = {}
         for spec in self.inputs:
             tensor = inputs[spec.name]
             if spec.name not in self._unranked or tensor.dtype is not spec.dtype:
                 spec.check(tensor)
+            if self.accelerator is not None:
+                feeds[spec.name] = tensor
+                continue
             array = tensor.numpy()
             if spec.dtype is _BYTES:
                 array = _text(spec.name, array)
@@ -140,7 +173,7 @@ class OnnxGraph:
                         f"graph '{self.name}': '{symbol}' is {first} in '{name}' and {size} in '{spec.name}'"
                     )
 
-    def _run_until(self, deadline: float, session: Any, feeds: dict[str, npt.NDArray[Any]]) -> list[Any]:
+    def _run_until(self, deadline: float, session: Any, feeds: _Feeds) -> dict[str, Tensor]:
         if time.monotonic() >= deadline:
             raise DeadlineExceeded(f"graph '{self.name}': the deadline passed before the run")
         options = ort.RunOptions()
@@ -150,7 +183,7 @@ class OnnxGraph:
 
         watch = WATCHDOG.watch(deadline, stop)
         try:
-            return self._run(session, self._output_names, feeds, options)
+            return self._run(session, feeds, options)
         except Exception as error:
             if options.terminate:
                 raise DeadlineExceeded(

@@ -48,6 +48,55 @@ Options may come from a model's file, and there are entries that name files of t
 """
 
 
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+CPU = "CPUExecutionProvider"
+
+PROVIDER: dict[str, tuple[str, ...]] = {
+    CUDA: (
+        "arena_extend_strategy",
+        "cudnn_conv1d_pad_to_nc1d",
+        "cudnn_conv_algo_search",
+        "cudnn_conv_use_max_workspace",
+        "do_copy_in_default_stream",
+        "enable_skip_layer_norm_strict_mode",
+        "fuse_conv_bias",
+        "gpu_mem_limit",
+        "prefer_nhwc",
+        "sdpa_kernel",
+        "tunable_op_enable",
+        "tunable_op_max_tuning_duration_ms",
+        "tunable_op_tuning_enable",
+        "use_ep_level_unified_stream",
+        "use_tf32",
+    ),
+    TENSORRT: (
+        "trt_auxiliary_streams",
+        "trt_bf16_enable",
+        "trt_build_heuristics_enable",
+        "trt_builder_optimization_level",
+        "trt_context_memory_sharing_enable",
+        "trt_engine_cache_enable",
+        "trt_force_sequential_engine_build",
+        "trt_force_timing_cache",
+        "trt_fp16_enable",
+        "trt_int8_enable",
+        "trt_int8_use_native_calibration_table",
+        "trt_layer_norm_fp32_fallback",
+        "trt_max_partition_iterations",
+        "trt_max_workspace_size",
+        "trt_min_subgraph_size",
+        "trt_op_types_to_exclude",
+        "trt_profile_max_shapes",
+        "trt_profile_min_shapes",
+        "trt_profile_opt_shapes",
+        "trt_sparsity_enable",
+        "trt_timing_cache_enable",
+    ),
+}
+"""What ``provider_options`` may have for each execution provider: what names no file, device or address of the host."""
+
+
 @dataclass(frozen=True, slots=True)
 class OnnxOptions:
     """How ONNX Runtime opens and runs a graph.
@@ -67,6 +116,13 @@ class OnnxOptions:
         graph_optimization: ``none``, ``basic``, ``extended``, ``layout`` or ``all``.
         fallback: run on the CPU where the device, or a provider of the list, is not there.
         session: further session configuration entries, as ONNX Runtime spells them: those of :data:`SESSION`.
+        device_id: which of the host's GPUs runs the graph.
+        tensorrt: on a GPU, let TensorRT compile the parts of the graph that it knows; CUDA runs the rest.
+        cuda_graphs: on a GPU, launch all kernels of a run as one. Pays where kernels are short and many. For graphs
+            without control flow, all of whose operators run on the GPU; one run at a time, captured for each of the
+            first 16 shapes of inputs: ``preferred_batch_size`` and ``padding`` keep these few.
+        provider_options: options of execution providers by ONNX Runtime's names, those of :data:`PROVIDER`:
+            ``{CUDAExecutionProvider: {gpu_mem_limit: 4294967296}}``. What TensorRT caches lies in the cache directory.
     """
 
     intra_op_threads: int = 0
@@ -76,6 +132,10 @@ class OnnxOptions:
     graph_optimization: str = "all"
     fallback: bool = False
     session: Mapping[str, str] = field(default_factory=dict)
+    device_id: int = 0
+    tensorrt: bool = False
+    cuda_graphs: bool = False
+    provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 MAPPED_FROM = 64 << 20
@@ -125,16 +185,35 @@ def _optimization(name: str, value: object) -> str:
     raise _wrong(name, f"one of {', '.join(OPTIMIZATIONS)}", value)
 
 
-def _entries(name: str, value: object) -> dict[str, str]:
+def _device_id(name: str, value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 256:
+        return value
+    raise _wrong(name, "the number of a GPU, from 0 on", value)
+
+
+def _session(name: str, value: object) -> dict[str, str]:
+    return _entries(name, value, SESSION)
+
+
+def _provider_options(name: str, value: object) -> dict[str, dict[str, str]]:
+    if not isinstance(value, Mapping) or not all(provider in PROVIDER for provider in value):
+        raise _wrong(name, f"a mapping whose keys are of {', '.join(PROVIDER)}", value)
+    return {
+        provider: _entries(f"{name}.{provider}", entries, PROVIDER[provider])
+        for provider, entries in value.items()
+    }
+
+
+def _entries(name: str, value: object, known: tuple[str, ...]) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(
         isinstance(k, str) and isinstance(v, str | int | float) for k, v in value.items()
     ):
         raise _wrong(name, "a mapping of configuration entries to text, numbers or true and false", value)
-    refused = sorted(key for key in value if key not in SESSION)
+    refused = sorted(key for key in value if key not in known)
     if refused:
         raise ModelLoadError(
             f"option '{name}' of an ONNX graph cannot set {', '.join(map(repr, refused))}; "
-            f"it takes: {', '.join(SESSION)}"
+            f"it takes: {', '.join(known)}"
         )
     return {k: str(int(v)) if isinstance(v, bool) else str(v) for k, v in value.items()}
 
@@ -146,5 +225,9 @@ _READERS: dict[str, Callable[[str, object], Any]] = {
     "prepacking": _flag,
     "graph_optimization": _optimization,
     "fallback": _flag,
-    "session": _entries,
+    "session": _session,
+    "device_id": _device_id,
+    "tensorrt": _flag,
+    "cuda_graphs": _flag,
+    "provider_options": _provider_options,
 }
