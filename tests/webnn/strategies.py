@@ -132,7 +132,8 @@ def opened(draw: Draw, uses: st.SearchStrategy[Use]) -> Use:
     use: Use = draw(uses)
     places = [(n, axis) for n, array in enumerate(use.operands()) for axis in range(array.ndim)]
     assume(places)
-    return replace(use, open=frozenset(draw(st.lists(st.sampled_from(places), min_size=1))))
+    same = draw(st.frozensets(st.integers(0, 3)))
+    return replace(use, open=draw(st.frozensets(st.sampled_from(places), min_size=1)), same=same)
 
 
 @st.composite
@@ -149,4 +150,5 @@ def batched(draw: Draw, uses: st.SearchStrategy[Use]) -> Use:
         use,
         constants=frozenset(range(len(operands))) - chosen,
         open=frozenset((n, 0) for n in chosen),
+        same=draw(st.frozensets(st.just(0))),
     )

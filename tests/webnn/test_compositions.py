@@ -99,6 +99,25 @@ def test_operators_between_others_agree_with_the_oracle(name: str) -> None:
     agrees()
 
 
+@pytest.mark.parametrize("mode", ["nearest-neighbor", "linear"])
+@settings(max_examples=60, derandomize=True)
+@given(st.data())
+def test_resampled_images_of_integers_are_as_exact_as_those_of_floats(mode: str, data: st.DataObject) -> None:
+    """An image of integers is gathered where its floats would be resized: small to large and large to small."""
+    height, width = data.draw(st.integers(1, 60)), data.draw(st.integers(1, 60))
+    axes = data.draw(st.sampled_from([(1, 2), (2, 1), (2, 3), (0, 3)]))
+    shape = tuple({axes[0]: height, axes[1]: width}.get(axis, 2) for axis in range(4))
+    image = data.draw(elements(data.draw(st.sampled_from(["uint8", "int8", "int32"])), shape, 0, 255))
+    opened = data.draw(st.frozensets(st.tuples(st.just(0), st.integers(0, 3))))
+    floats = Use("cast", (image, data.draw(st.sampled_from(["float32", "float16"]))), open=opened)
+    sizes = data.draw(st.tuples(st.integers(1, 20), st.integers(1, 20)))
+    uses = [
+        Use("resample2d", (floats,), {"mode": mode, "sizes": sizes, "axes": axes}),
+        Use("resample2dTo", (floats, np.array(sizes, np.int32), (15, 15), mode), {"axes": axes}),
+    ]
+    check(uses)
+
+
 @settings(max_examples=100, derandomize=True)
 @given(st.data())
 def test_casts_of_casts_keep_each_step(data: st.DataObject) -> None:

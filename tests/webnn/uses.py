@@ -69,6 +69,7 @@ class Use:
         options: the options by name; absent ones are not there.
         constants: positions of operands (counted as they are met, arguments before options) that are constants.
         open: dimensions that are declared open: of operands by position, axes.
+        same: entries of a shape among the arguments that are given as an open dimension of that size.
     """
 
     operator: str
@@ -76,6 +77,7 @@ class Use:
     options: Mapping[str, Any] = field(default_factory=dict)
     constants: frozenset[int] = frozenset()
     open: frozenset[tuple[int, int]] = frozenset()
+    same: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         # NumPy's arithmetic makes plain numbers of arrays without dimensions.
@@ -167,6 +169,10 @@ class Graph:
             return number
 
         numbers = {name: placed(value) for name, value in values.items()}
+        for param in OPERATORS[use.operator].params:
+            if param.kind == "i32s":
+                shape = numbers[param.name]
+                numbers[param.name] = tuple(-size if n in use.same else size for n, size in enumerate(shape))
         return self._builder.add(use.operator, arguments(use.operator, numbers))
 
     def _operand(self, array: Array, constant: bool = False, open_axes: Sequence[int] = ()) -> int:
