@@ -214,9 +214,10 @@ def _windows(
 ) -> dict[int, tuple[Value, Dim]]:
     """The starts along ``axes``; beyond their end where those along ``others``, which are whole, are not 0."""
     one, few = Operand(INT64, (1,)), Operand(INT64, (len(others),))
-    beyond = e.node("Gather", starts, np.array(others), result=few)
-    beyond = e.node("ReduceMax", beyond, result=one, keepdims=1)
-    beyond = e.node("Mul", e.node("Min", beyond, np.array([1]), result=one), np.array([1 << 40]), result=one)
+    first = e.node("Gather", starts, np.array(others), result=few)
+    moved = e.cast(e.node("Greater", first, np.array(0), result=Operand(BOOL, few.shape)), INT32)
+    beyond = e.cast(e.node("ReduceMax", moved, result=Operand(INT32, (1,)), keepdims=1), INT64)
+    beyond = e.node("Mul", beyond, np.array([1 << 40]), result=one)
     return {
         axis: (
             e.node("Add", e.node("Gather", starts, np.array([axis]), result=one), beyond, result=one),

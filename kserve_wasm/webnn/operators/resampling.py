@@ -39,6 +39,7 @@ import numpy.typing as npt
 from kserve_wasm.tensors.dtypes import FP32, FP64, INT64
 from kserve_wasm.webnn.operand import FLOATS, Dim, Operand, Scope
 from kserve_wasm.webnn.operator import Arguments, Param, register
+from kserve_wasm.webnn.operators.elementwise import extreme
 from kserve_wasm.webnn.operators.movement import MAX_SIZE, check_sizes
 
 if TYPE_CHECKING:
@@ -212,8 +213,10 @@ def _compute(e: Emitter, op_type: str, a: Vector, b: Vector) -> Vector:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         made: npt.NDArray[np.int64] = _ARITHMETIC[op_type](a, b)
         return made
-    shape = b.shape if a.shape == (1,) else a.shape
-    return e.node(op_type, a, b, result=Operand(INT64, tuple(shape)))
+    result = Operand(INT64, tuple(b.shape if a.shape == (1,) else a.shape))
+    if op_type in ("Max", "Min"):
+        return extreme(e, op_type, a, b, result)
+    return e.node(op_type, a, b, result=result)
 
 
 def _concat(e: Emitter, parts: Sequence[Vector], dim: Dim) -> Vector:
