@@ -63,7 +63,16 @@ IMAGE = np.random.default_rng(5).integers(0, 256, (2, 70, 50, 3), np.uint8)
 
 @pytest.mark.parametrize(
     "starts",
-    [[0, 24, 0, 0], [0, 0, 25, 0], [0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1], [-1, 0, 0, 0]],
+    [
+        [0, 24, 0, 0],
+        [0, 0, 25, 0],
+        [0, -1, 0, 0],
+        [0, 0, -1, 0],
+        [1, 0, 0, 0],
+        [0, 0, 0, 1],
+        [-1, 0, 0, 0],
+        [0, 0, 0, -(1 << 31)],
+    ],
 )
 def test_windows_that_reach_beyond_the_image_fail(starts: list[int]) -> None:
     with pytest.raises(WasmServingError):
