@@ -211,6 +211,70 @@ ML_IMPORT("averagePool2d") ml_operand ml_average_pool2d(ml_operand input, const 
 ML_IMPORT("l2Pool2d") ml_operand ml_l2_pool2d(ml_operand input, const ml_pool2d_options *options);
 ML_IMPORT("maxPool2d") ml_operand ml_max_pool2d(ml_operand input, const ml_pool2d_options *options);
 
+/* --- Normalization ------------------------------------------------------------------------------------------------ */
+
+/* `scale` and `bias` may be ML_NONE. WebNN's defaults: axis 1, epsilon 1e-5, ML_NCHW. */
+ML_IMPORT("batchNormalization") ml_operand ml_batch_normalization(ml_operand input, ml_operand mean,
+                                                                  ml_operand variance, ml_operand scale,
+                                                                  ml_operand bias, uint32_t axis, double epsilon);
+ML_IMPORT("instanceNormalization") ml_operand ml_instance_normalization(ml_operand input, ml_operand scale,
+                                                                        ml_operand bias, double epsilon,
+                                                                        uint32_t layout);
+/* Axes absent: all but the first. */
+ML_IMPORT("layerNormalization") ml_operand ml_layer_normalization(ml_operand input, ml_operand scale, ml_operand bias,
+                                                                  const uint32_t *axes, uint32_t n_axes,
+                                                                  double epsilon);
+
+/* --- Reductions --------------------------------------------------------------------------------------------------- */
+
+/* Axes absent: all. */
+ML_IMPORT("reduceL1") ml_operand ml_reduce_l1(ml_operand input, const uint32_t *axes, uint32_t n_axes,
+                                              uint32_t keep_dimensions);
+ML_IMPORT("reduceL2") ml_operand ml_reduce_l2(ml_operand input, const uint32_t *axes, uint32_t n_axes,
+                                              uint32_t keep_dimensions);
+ML_IMPORT("reduceLogSum") ml_operand ml_reduce_log_sum(ml_operand input, const uint32_t *axes, uint32_t n_axes,
+                                                       uint32_t keep_dimensions);
+ML_IMPORT("reduceLogSumExp") ml_operand ml_reduce_log_sum_exp(ml_operand input, const uint32_t *axes, uint32_t n_axes,
+                                                              uint32_t keep_dimensions);
+ML_IMPORT("reduceMax") ml_operand ml_reduce_max(ml_operand input, const uint32_t *axes, uint32_t n_axes,
+                                                uint32_t keep_dimensions);
+ML_IMPORT("reduceMean") ml_operand ml_reduce_mean(ml_operand input, const uint32_t *axes, uint32_t n_axes,
+                                                  uint32_t keep_dimensions);
+ML_IMPORT("reduceMin") ml_operand ml_reduce_min(ml_operand input, const uint32_t *axes, uint32_t n_axes,
+                                                uint32_t keep_dimensions);
+ML_IMPORT("reduceProduct") ml_operand ml_reduce_product(ml_operand input, const uint32_t *axes, uint32_t n_axes,
+                                                        uint32_t keep_dimensions);
+ML_IMPORT("reduceSum") ml_operand ml_reduce_sum(ml_operand input, const uint32_t *axes, uint32_t n_axes,
+                                                uint32_t keep_dimensions);
+ML_IMPORT("reduceSumSquare") ml_operand ml_reduce_sum_square(ml_operand input, const uint32_t *axes, uint32_t n_axes,
+                                                             uint32_t keep_dimensions);
+/* `output_type`: KW_INT32 or KW_INT64; 0 for KW_INT32. Of equal elements the first. */
+ML_IMPORT("argMin") ml_operand ml_arg_min(ml_operand input, uint32_t axis, uint32_t keep_dimensions,
+                                          kw_dtype output_type);
+ML_IMPORT("argMax") ml_operand ml_arg_max(ml_operand input, uint32_t axis, uint32_t keep_dimensions,
+                                          kw_dtype output_type);
+ML_IMPORT("cumulativeSum") ml_operand ml_cumulative_sum(ml_operand input, uint32_t axis, uint32_t exclusive,
+                                                        uint32_t reversed);
+/* The upper or lower triangle of the last two dimensions, up to a diagonal; 0 elsewhere. */
+ML_IMPORT("triangular") ml_operand ml_triangular(ml_operand input, uint32_t upper, int32_t diagonal);
+
+/* --- Gathering and scattering ------------------------------------------------------------------------------------- */
+
+/* Indices: KW_INT32, KW_UINT32 or KW_INT64. A negative one counts from the end; one beyond an end means the last
+ * element there. */
+ML_IMPORT("gather") ml_operand ml_gather(ml_operand input, ml_operand indices, uint32_t axis);
+ML_IMPORT("gatherElements") ml_operand ml_gather_elements(ml_operand input, ml_operand indices, uint32_t axis);
+ML_IMPORT("gatherND") ml_operand ml_gather_nd(ml_operand input, ml_operand indices);
+ML_IMPORT("scatterElements") ml_operand ml_scatter_elements(ml_operand input, ml_operand indices, ml_operand updates,
+                                                            uint32_t axis);
+ML_IMPORT("scatterND") ml_operand ml_scatter_nd(ml_operand input, ml_operand indices, ml_operand updates);
+
+/* --- Quantization ------------------------------------------------------------------------------------------------- */
+
+ML_IMPORT("quantizeLinear") ml_operand ml_quantize_linear(ml_operand input, ml_operand scale, ml_operand zero_point);
+ML_IMPORT("dequantizeLinear") ml_operand ml_dequantize_linear(ml_operand input, ml_operand scale,
+                                                              ml_operand zero_point);
+
 /* --- Resampling --------------------------------------------------------------------------------------------------- */
 
 #define ML_NEAREST_NEIGHBOR 0u

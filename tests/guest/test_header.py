@@ -40,7 +40,7 @@ def letter(parameter: str) -> str:
         return "I"
     if kind == "double":
         return "F"
-    assert kind == "uint32_t" or kind in HANDLES, parameter
+    assert kind in ("uint32_t", "int32_t") or kind in HANDLES, parameter
     return "i"
 
 
