@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,50 @@ class Emitter:
             Value(name, result) for name, result in zip(names, results, strict=True) if result is not None
         ]
 
+    def scan(
+        self,
+        body: Callable[[Emitter, list[Value]], tuple[Sequence[Value], Sequence[Value]]],
+        states: Sequence[Value],
+        sequence: Value,
+        results: Sequence[Operand],
+        *,
+        backward: bool,
+    ) -> list[Value]:
+        """Adds ONNX's Scan, which runs nodes for each entry of a sequence along its first dimension.
+
+        Args:
+            body: adds those nodes to the emitter that it is given, where the values there are here can be used too.
+                It is given the states and an entry, and gives the states that follow and entries of outputs.
+            states: those before the first entry.
+            sequence: the entries.
+            results: of the last states, and of the outputs.
+            backward: whether the last entry is first; its outputs' entries are then last.
+        """
+        inner = copy.copy(self)
+        inner._nodes = []
+        entry = Operand(sequence.dtype, sequence.shape[1:])
+        given = [Value(inner._name(), operand) for operand in (*(state.operand for state in states), entry)]
+        following, entries = body(inner, given)
+        made = [inner.node("Identity", value, result=value.operand) for value in (*following, *entries)]
+        self._count = inner._count
+        graph = helper.make_graph(
+            inner._nodes,
+            "entry",
+            [_info(value.name, value.operand, {}) for value in given],
+            [_info(value.name, value.operand, {}) for value in made],
+        )
+        direction = int(backward)
+        return self.nodes(
+            "Scan",
+            *states,
+            sequence,
+            results=results,
+            body=graph,
+            num_scan_inputs=1,
+            scan_input_directions=[direction],
+            scan_output_directions=[direction] * len(entries),
+        )
+
     def value(self, value: Value | npt.NDArray[Any]) -> Value:
         """``value``, made a constant of the graph where it is an array."""
         return value if isinstance(value, Value) else self.constant(value)
@@ -224,6 +269,7 @@ class Emitter:
         for node in reversed(self._nodes):
             if used.intersection(node.output):
                 used.update(node.input)
+                used.update(name for own in node.attribute for inner in own.g.node for name in inner.input)
                 nodes.append(node)
         graph = helper.make_graph(
             nodes[::-1],

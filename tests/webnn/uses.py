@@ -44,11 +44,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "filterLayout conv2d": ("oihw", "hwio", "ohwi", "ihwo"),
     "filterLayout convTranspose2d": ("iohw", "hwoi", "ohwi"),
     "direction": ("forward", "backward", "both"),
-    "activations": ("relu", "sigmoid", "tanh"),
+    "activations": ("default", "relu", "sigmoid", "tanh"),
     "roundingType": ("floor", "ceil"),
     "outputShapeRounding": ("floor", "ceil"),
 }
-"""The enumerations in the specification's order, by attribute, or by attribute and operator."""
+"""The enumerations in the specification's order, by attribute, or by attribute and operator; activations after 0, which
+stands for none that is given."""
 
 DTYPE_NUMBERS = {dtype.numpy.name: dtype.onnx for dtype in DTYPES.values()}
 
@@ -195,6 +196,9 @@ def arguments(operator: str, values: Mapping[str, Any]) -> tuple[Any, ...]:
         splits = values["splits"]
         equal = isinstance(splits, int)
         values = {**values, "count": splits if equal else 0, "splits": None if equal else splits}
+    if "resetAfter" in values:  # zero means the default in a structure: there, it is the opposite
+        values = {**values, "resetBefore": not values["resetAfter"]}
+        del values["resetAfter"]
     taken = {renamed.get(name, name): value for name, value in values.items()}
     result: list[Any] = []
     for param in OPERATORS[operator].params:
