@@ -37,6 +37,7 @@ from kserve_wasm.tensors import TensorSpec
 from kserve_wasm.wasi_nn import GraphRegistry
 from kserve_wasm.wasi_nn.built import BuiltGraphs
 from kserve_wasm.webnn import Program
+from kserve_wasm.webnn.program import SESSION
 
 logger = logging.getLogger(__name__)
 
@@ -201,8 +202,7 @@ class GuestModel:
             data=program.model_bytes(),
             options={
                 **{key: options[key] for key in ("fallback", "intra_op_threads") if key in options},
-                # Folding constants computes, before any deadline counts.
-                "session": {"optimization.disable_specified_optimizers": "ConstantFolding"},
+                "session": SESSION,
             },
         )
         merges = program.merges()

@@ -12,6 +12,15 @@ from kserve_wasm.webnn.operator import Arguments, Operator
 if TYPE_CHECKING:
     from kserve_wasm.webnn.emit import Value
 
+SESSION: Mapping[str, str] = {
+    # Folding constants computes, before any deadline counts.
+    "optimization.disable_specified_optimizers": "ConstantFolding",
+    # What lies between dequantizeLinear and quantizeLinear is computed as it is written: in 8 bits softmax is off by
+    # one, averagePool2d does not open, and sums of uint8 times int8 saturate on processors without VNNI.
+    "session.disable_quant_qdq": "1",
+}
+"""How ONNX Runtime is to open a program: session configuration entries."""
+
 MAX_SHAPES = 256
 """Shapes of inputs that a program remembers to have checked."""
 

@@ -13,7 +13,7 @@ from kserve_wasm.webnn.operator import OPERATORS
 from tests.webnn.oracle.precision import Array
 from tests.webnn.strategies import ALL, INTEGERS, Draw, elements, narrower, numbers, shapes
 from tests.webnn.test_operators import USES
-from tests.webnn.uses import Use, check
+from tests.webnn.uses import Graph, Use, check
 
 GENTLE = ("abs", "neg", "relu", "softsign", "tanh", "sigmoid", "identity", "hardSwish")
 """Operators of floats that keep numbers small and errors small: none that steps, as ceil does."""
@@ -140,3 +140,52 @@ def test_padded_elements_are_elements_to_the_window_that_follows(name: str, widt
     filters = (rng.uniform(-1, 1, (2, 2, 2, 2)).astype(np.float32),) if name == "conv2d" else ()
     options = {} if filters else {"windowDimensions": (2, 2)}
     check([Use(name, (padded, *filters), {**options, "padding": p}) for p in ((0, 0, 0, 0), (1, 0, 1, 0))])
+
+
+QUANTIZED = [
+    "averagePool2d",
+    "conv2d",
+    "identity",
+    "matmul",
+    "maxPool2d",
+    "mul",
+    "relu",
+    "resample2d",
+    "softmax",
+]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_what_lies_between_dequantizing_and_quantizing_is_computed_as_it_is_written(
+    name: str, dtype: str
+) -> None:
+    """ONNX Runtime would fuse the three to an operator in 8 bits, whose results are near."""
+    rng = np.random.default_rng(1)
+
+    def quantization(scale: float) -> tuple[Array, Array]:
+        zero = 120 if dtype == "uint8" else 3
+        return np.full((1, 1, 1, 1), scale, np.float32), np.full((1, 1, 1, 1), zero, dtype)
+
+    def integers(*shape: int) -> Array:
+        return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+    for _ in range(10):
+        x = Use("dequantizeLinear", (integers(1, 2, 4, 4), *quantization(0.05)), constants=frozenset({1, 2}))
+        w = Use(
+            "dequantizeLinear", (integers(2, 2, 4, 4), *quantization(0.02)), constants=frozenset({0, 1, 2})
+        )
+        result = {
+            "conv2d": Use("conv2d", (x, w), {"padding": (1, 1, 1, 1)}),
+            "matmul": Use("matmul", (x, w)),
+            "mul": Use("mul", (x, w)),
+            "softmax": Use("softmax", (x, 3)),
+            "resample2d": Use("resample2d", (x,), {"sizes": (5, 7), "mode": "linear"}),
+        }.get(name) or Use(name, (x,), {"windowDimensions": (2, 2)} if "Pool" in name else {})
+        scale = rng.uniform(0.01, 0.05)
+        use = Use("quantizeLinear", (result, *quantization(scale)), constants=frozenset({1, 2}))
+        (got,) = Graph([use]).run()[0]
+        # Where the quotient is nearly halfway, an error of float32 decides.
+        quotient = result.expected()[0] / np.float32(scale)
+        certain = np.abs(quotient - np.floor(quotient) - 0.5) > 1e-3
+        np.testing.assert_array_equal(got[certain], use.expected()[0][certain])

@@ -19,6 +19,7 @@ from kserve_wasm.tensors import DTYPES, Tensor
 from kserve_wasm.tensors.dtypes import from_numpy_dtype
 from kserve_wasm.webnn import Builder
 from kserve_wasm.webnn.operator import OPERATORS
+from kserve_wasm.webnn.program import SESSION
 from tests.support.counts import count
 from tests.webnn import oracle
 from tests.webnn.oracle.precision import Array
@@ -140,7 +141,9 @@ class Graph:
 
     @cached_property
     def opened(self) -> OpenGraph:
-        return open_graph(GraphSource("uses", "onnx", data=self.program.model_bytes()), DEVICE)
+        return open_graph(
+            GraphSource("uses", "onnx", data=self.program.model_bytes(), options={"session": SESSION}), DEVICE
+        )
 
     def run(self) -> list[list[Array]]:
         """What the graph gives for the uses' own operands: for each use, its results."""

@@ -62,7 +62,7 @@ def _blocks(e: Emitter, a: Arguments) -> tuple[Value, Value, Value]:
 
 
 def _as_one_node(op_type: str, lower: Lower) -> Lower:
-    """With ONNX's operator where it has a kernel, so that ONNX Runtime finds what it can compute in 8 bits."""
+    """With ONNX's operator where it has a kernel."""
 
     def lower_either(e: Emitter, a: Arguments) -> Value:
         axis = _axis(a)
