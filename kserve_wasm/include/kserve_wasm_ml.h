@@ -275,6 +275,73 @@ ML_IMPORT("quantizeLinear") ml_operand ml_quantize_linear(ml_operand input, ml_o
 ML_IMPORT("dequantizeLinear") ml_operand ml_dequantize_linear(ml_operand input, ml_operand scale,
                                                               ml_operand zero_point);
 
+/* --- Recurrent networks ------------------------------------------------------------------------------------------- */
+
+/* Activations by place; 0 is WebNN's default there. */
+#define ML_ACTIVATION_DEFAULT 0u
+#define ML_ACTIVATION_RELU 1u
+#define ML_ACTIVATION_SIGMOID 2u
+#define ML_ACTIVATION_TANH 3u
+#define ML_FORWARD 0u
+#define ML_BACKWARD 1u
+#define ML_BOTH 2u
+#define ML_GRU_ZRN 0u /* the order of the gates in weights and biases */
+#define ML_GRU_RZN 1u
+#define ML_LSTM_IOFG 0u
+#define ML_LSTM_IFGO 1u
+
+typedef struct ml_gru_options {
+  ml_operand bias;
+  ml_operand recurrent_bias;
+  ml_operand initial_hidden_state;
+  uint32_t reset_before; /* 1: resetAfter is false */
+  uint32_t return_sequence;
+  uint32_t direction;
+  uint32_t layout; /* ML_GRU_ZRN, ML_GRU_RZN */
+  uint32_t activations[2];
+} ml_gru_options;
+/* Writes the last hidden state, and with `return_sequence` all hidden states. */
+ML_IMPORT("gru") kw_errno ml_gru(ml_operand input, ml_operand weight, ml_operand recurrent_weight, uint32_t steps,
+                                 uint32_t hidden_size, const ml_gru_options *options, ml_operand *outputs);
+
+typedef struct ml_gru_cell_options {
+  ml_operand bias;
+  ml_operand recurrent_bias;
+  uint32_t reset_before;
+  uint32_t layout;
+  uint32_t activations[2];
+} ml_gru_cell_options;
+ML_IMPORT("gruCell") ml_operand ml_gru_cell(ml_operand input, ml_operand weight, ml_operand recurrent_weight,
+                                            ml_operand hidden_state, uint32_t hidden_size,
+                                            const ml_gru_cell_options *options);
+
+typedef struct ml_lstm_options {
+  ml_operand bias;
+  ml_operand recurrent_bias;
+  ml_operand peephole_weight;
+  ml_operand initial_hidden_state;
+  ml_operand initial_cell_state;
+  uint32_t return_sequence;
+  uint32_t direction;
+  uint32_t layout; /* ML_LSTM_IOFG, ML_LSTM_IFGO */
+  uint32_t activations[3];
+} ml_lstm_options;
+/* Writes the last hidden state, the last cell state, and with `return_sequence` all hidden states. */
+ML_IMPORT("lstm") kw_errno ml_lstm(ml_operand input, ml_operand weight, ml_operand recurrent_weight, uint32_t steps,
+                                   uint32_t hidden_size, const ml_lstm_options *options, ml_operand *outputs);
+
+typedef struct ml_lstm_cell_options {
+  ml_operand bias;
+  ml_operand recurrent_bias;
+  ml_operand peephole_weight;
+  uint32_t layout;
+  uint32_t activations[3];
+} ml_lstm_cell_options;
+/* Writes the hidden state and the cell state. */
+ML_IMPORT("lstmCell") kw_errno ml_lstm_cell(ml_operand input, ml_operand weight, ml_operand recurrent_weight,
+                                            ml_operand hidden_state, ml_operand cell_state, uint32_t hidden_size,
+                                            const ml_lstm_cell_options *options, ml_operand *outputs);
+
 /* --- Resampling --------------------------------------------------------------------------------------------------- */
 
 #define ML_NEAREST_NEIGHBOR 0u
