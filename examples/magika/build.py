@@ -8,19 +8,16 @@ The package ``magika`` brings the graph and its labels; nothing of it is kept in
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from building import compile_guest, convert, main, packages
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-CACHE = ROOT / ".cache" / "magika"
-REQUIREMENT = HERE / "requirements.txt"
 TEXTS = ("label", "mime_type", "group", "description")
 INTERFACE = ["--input=contents:BYTES:-1", "--output=label:BYTES:-1", "--output=score:FP32:-1"]
 INTERFACE += [f"--output={name}:BYTES:-1" for name in TEXTS[1:]]
@@ -66,27 +63,8 @@ static const struct kind kinds[] = {{
 
 
 def package() -> Path:
-    """Fetch the ``magika`` package, once and only as the pinned file; return its folder."""
-    version = REQUIREMENT.read_text().split()[0].split("==")[1]
-    folder = CACHE / version
-    if folder.exists():
-        return folder
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        target = Path(scratch, "package")
-        run(*installer(), "install", "--no-deps", "--require-hashes", "--target", target, "-r", REQUIREMENT)
-        if not folder.exists():
-            target.rename(folder)
-    return folder
-
-
-def installer() -> tuple[str, ...]:
-    """Return pip as a command: this environment's, that of the Python beneath it, or uv's."""
-    for python in (sys.executable, str(Path(sys.base_prefix, "bin", "python3"))):
-        if subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
-            return python, "-m", "pip"
-    here = Path(sys.executable).with_name("uv")
-    return str(here) if here.exists() else "uv", "pip"
+    """Return the folder of the package ``magika``, fetched when it is not there."""
+    return packages(HERE / "requirements.txt")
 
 
 def labels_header(source: Path) -> str:
@@ -130,37 +108,15 @@ def c_text(value: str) -> str:
     return f'{{ {len(data)}, "{literal}" }}'
 
 
-def compile_guest(folder: Path) -> Path:
-    """Compile magika.c and its generated header in ``folder``; return the module."""
-    guest = folder / "guest.wasm"
-    (folder / "labels.h").write_text(labels_header(package()))
-    compiler = (sys.executable, "-m", "ziglang", "cc", f"@{HERE.parent / 'guest.flags'}")
-    run(*compiler, f"-I{folder}", f"-I{ROOT / 'kserve_wasm' / 'include'}", HERE / "magika.c", "-o", guest)
-    return guest
-
-
 def build(output: Path) -> None:
     """Write the model to ``output``."""
     (graph,) = package().glob("magika/models/*/model.onnx")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        guest = compile_guest(Path(scratch))
-        convert = (sys.executable, "-m", "kserve_wasm.cli", "convert", graph, "--guest", guest)
-        run(*convert, "--name", "magika", *INTERFACE, "-o", output.resolve())
-
-
-def run(*command: str | Path) -> None:
-    """Run a command; show what it said only if it fails."""
-    zig = str(ROOT / ".cache" / "zig")
-    environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": zig, "ZIG_LOCAL_CACHE_DIR": zig}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stdout}")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "labels.h").write_text(labels_header(package()))
+        compile_guest(HERE / "magika.c", folder / "guest.wasm", folder)
+        convert(graph, folder / "guest.wasm", output, "--name", "magika", *INTERFACE)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("-o", "--output", type=Path, default=ROOT / "build" / "magika" / "model.wasm")
-    build(parser.parse_args().output)
+    main(__doc__, "magika", build)
