@@ -243,7 +243,6 @@ def _constant(
             _dtype("constant", dtype), _dims(state, dims, n_dims), bytes(state.memory.view(data, length))
         )
         state.tensor_bytes += length
-        state.from_guest += length
         state.building.add_constant(found, length)
         return number
 
