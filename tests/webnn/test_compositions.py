@@ -83,7 +83,7 @@ def followed(draw: Draw, use: Use) -> Use:
 def test_operators_between_others_agree_with_the_oracle(name: str) -> None:
     """What is moved into an operator, and applied behind it, can be fused with it: it must stay the same."""
 
-    @settings(max_examples=25, derandomize=True)
+    @settings(max_examples=20, derandomize=True)
     @given(USES[name], st.data())
     def agrees(use: Use, data: st.DataObject) -> None:
         places = [n for n, value in enumerate(use.arguments) if isinstance(value, np.ndarray) and value.ndim]

@@ -12,7 +12,7 @@ from tests.webnn.strategies import opened
 from tests.webnn.test_operators import USES
 from tests.webnn.uses import Graph, Use, check
 
-EXAMPLES = 25
+EXAMPLES = 20
 
 
 def refusal(use: Use) -> str | None:
