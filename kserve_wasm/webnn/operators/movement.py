@@ -265,9 +265,10 @@ def _slice_infer(a: Arguments, scope: Scope) -> Operand:
     for whole, start, size, stride in zip(a.input.shape, a.starts, a.sizes, _strides(a), strict=True):
         if size < 0 and size != whole and size not in scope.named:
             a.fail(f"an open dimension of sizes must be that of an input, got {list(a.sizes)}")
-        if stride == 0 or (size == 0 and whole != 0) or (size == whole and start > 0):
-            a.fail(f"strides and sizes must be above 0 and the slice in input, got {_wanted(a)}")
-        if (whole >= 0 and start + max(size, 0) > whole) or start + size > MAX_SIZE:
+        if stride == 0 or (size == 0 and whole != 0):
+            a.fail(f"strides and sizes must be above 0, got {_wanted(a)}")
+        outside = whole >= 0 and start + max(size, 0) > whole
+        if outside or (size == whole and start > 0) or start + size > MAX_SIZE:
             a.fail(f"the slice must be in input, got {_wanted(a)}")
         shape.append(_steps(scope, size, stride))
     return Operand(a.input.dtype, tuple(shape))
