@@ -13,7 +13,7 @@ from kserve_wasm.webnn.operand import ALL, FLOATS, Dim, Operand, Scope, shown
 from kserve_wasm.webnn.operator import Arguments, register
 from kserve_wasm.webnn.operators.movement import MAX_SIZE
 from kserve_wasm.webnn.operators.ordering import ordered, restored
-from kserve_wasm.webnn.operators.resampling import MODES, check_image, resample
+from kserve_wasm.webnn.operators.resampling import MODES, check_image, resample, resampled
 
 if TYPE_CHECKING:
     from kserve_wasm.webnn.emit import Emitter, Value
@@ -151,7 +151,7 @@ def _resample_infer(a: Arguments, scope: Scope) -> Operand:
     shape = list(a.input.shape)
     for axis, most in zip(axes, a.maxSizes, strict=True):
         shape[axis] = scope.open(most)
-    return Operand(a.input.dtype, tuple(shape))
+    return resampled(a, scope, tuple(shape))
 
 
 def _resample(e: Emitter, a: Arguments) -> Value:

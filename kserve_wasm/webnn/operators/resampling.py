@@ -40,6 +40,7 @@ from kserve_wasm.tensors.dtypes import FP32, FP64, INT64
 from kserve_wasm.webnn.operand import FLOATS, Dim, Operand, Scope
 from kserve_wasm.webnn.operator import Arguments, Param, register
 from kserve_wasm.webnn.operators.elementwise import extreme
+from kserve_wasm.webnn.operators.limits import check_scratch
 from kserve_wasm.webnn.operators.movement import MAX_SIZE, check_sizes
 
 if TYPE_CHECKING:
@@ -82,7 +83,14 @@ def _infer(a: Arguments, scope: Scope) -> Operand:
             shape[axis] = _scaled(scope, shape[axis], a.scales[n])
     if 0 in shape:
         a.fail(f"the result would be empty with scales {list(a.scales)}")
-    return Operand(a.input.dtype, check_sizes(a, tuple(shape)))
+    return resampled(a, scope, tuple(shape))
+
+
+def resampled(a: Arguments, scope: Scope, shape: tuple[Dim, ...]) -> Operand:
+    """The result, of this shape; fails where it, or the four neighbours of each of its pixels, are too many."""
+    check_sizes(a, shape)
+    check_scratch(a, 4, *(scope.bound(dim) or 1 for dim in shape))
+    return Operand(a.input.dtype, shape)
 
 
 def _scaled(scope: Scope, size: Dim, scale: float) -> Dim:
