@@ -190,6 +190,24 @@ def test_options_change_how_and_not_what_is_computed(options: dict[str, Any]) ->
             {"session": {"session.model_external_initializers_file_folder_path": "/"}},
             "cannot set 'session.model_",
         ),
+        ({"device_id": -1}, "'device_id' .*the number of a GPU, from 0 on, got -1"),
+        ({"device_id": True}, "'device_id'"),
+        ({"tensorrt": 1}, "'tensorrt' .*true or false"),
+        ({"cuda_graphs": "yes"}, "'cuda_graphs' .*true or false"),
+        ({"provider_options": []}, "'provider_options' .*CUDAExecutionProvider, TensorrtExecutionProvider"),
+        ({"provider_options": {"CPUExecutionProvider": {}}}, "'provider_options'"),
+        (
+            {"provider_options": {"CUDAExecutionProvider": 1}},
+            "'provider_options.CUDAExecutionProvider' .*a mapping",
+        ),
+        (
+            {"provider_options": {"CUDAExecutionProvider": {"user_compute_stream": "4096"}}},
+            "cannot set 'user_compute_stream'; it takes: .*gpu_mem_limit",
+        ),
+        (
+            {"provider_options": {"TensorrtExecutionProvider": {"trt_engine_cache_path": "/"}}},
+            "cannot set 'trt_engine_cache_path'; it takes: .*trt_fp16_enable",
+        ),
     ],
 )
 def test_a_wrong_option_says_what_is_expected(options: dict[str, Any], message: str) -> None:

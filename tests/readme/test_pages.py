@@ -24,6 +24,7 @@ PAGES = [
     "docs/deploy.md",
     "docs/guests.md",
     "docs/architecture.md",
+    "docs/gpu.md",
     "docs/ray.md",
     "examples/README.md",
 ]

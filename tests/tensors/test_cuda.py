@@ -25,6 +25,7 @@ from tests.support.guests import CACHE
 
 @pytest.fixture(scope="session")
 def library() -> Path:
+    require(find_spec("ziglang"), "needs a compiler: the package ziglang")
     built = CACHE / "cudart" / "libcudart.so"
     source = Path(__file__).with_name("cudart.c")
     if not built.exists() or built.stat().st_mtime < source.stat().st_mtime:
