@@ -133,9 +133,10 @@ def test_the_table_of_flags_has_the_servers_flags_defaults_and_variables(environ
         assert f"{flag}: {names}" in done.stdout, flag
 
 
-def test_the_guest_shown_is_the_example() -> None:
-    (block,) = (b for b in page("README.md") if b.language == "c")
-    assert block.text in (ROOT / "examples" / "passthrough" / "passthrough.c").read_text()
+def test_the_guests_shown_are_the_examples() -> None:
+    shown = [block.text for block in page("README.md") if block.language == "c"]
+    for text, name in zip(shown, ("passthrough", "orientation"), strict=True):
+        assert text in (ROOT / "examples" / name / f"{name}.c").read_text()
 
 
 @pytest.mark.parametrize("name", PAGES)
