@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import wasmtime
 
@@ -47,6 +48,12 @@ BUILT = "webnn"
 """The name, in metrics and messages, of graphs that guests have built."""
 _kept = [0]
 _kept_lock = threading.Lock()
+
+_UNOPTIMIZED: dict[str, dict[str, Any]] = {
+    "onnx": {"graph_optimization": "none"},
+    "pytorch": {"optimize": False},
+}
+"""Options by encoding."""
 
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 
@@ -184,12 +191,11 @@ class GuestModel:
     def _open_bytes(self, encoding: str, buffers: tuple[bytes, ...]) -> GraphScheduler:
         """Opens a graph from a guest's own bytes, for WASI-NN ``load``.
 
-        An ONNX graph is not optimized: folding its constants would compute, before any deadline or limit counts.
+        It is not optimized: folding its constants would compute, before any deadline or limit counts.
         """
         if len(buffers) != 1:
             raise NotSupported(f"{encoding} graphs of {len(buffers)} buffers are not supported")
-        options = {"graph_optimization": "none"} if encoding == "onnx" else {}
-        source = GraphSource("load", encoding, data=buffers[0], options=options)
+        source = GraphSource("load", encoding, data=buffers[0], options=_UNOPTIMIZED.get(encoding, {}))
         graph = open_graph(source, self.config.device)
         return DirectScheduler(graph, self.metrics.compute("load"))
 

@@ -69,3 +69,19 @@ def test_a_backend_whose_framework_is_missing_says_so(
         ModelLoadError, match=r"'lacking' cannot be imported .*a_framework_that_is_not_there.*install"
     ):
         open_graph(GraphSource("g", "lacking", data=b""), "cpu")
+
+
+def test_a_host_without_pytorch_says_what_to_install() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+from kserve_wasm.backends import GraphSource, known_encodings, open_graph
+assert "pytorch" in known_encodings()
+try:
+    open_graph(GraphSource("g", "pytorch", data=b""), "cpu")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("ModelLoadError the backend for 'pytorch' cannot be imported")
+    assert done.stdout.endswith("install the extra 'torch' of kserve-wasm\n")

@@ -10,10 +10,13 @@ from tests.support import require
 
 require(find_spec("torch"), "torch is not installed: pip install torch")
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from tests.backends import torch_models as models  # noqa: E402
 from tests.backends.torch_models import spec  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
 def source(data: bytes, **options: object) -> GraphSource:

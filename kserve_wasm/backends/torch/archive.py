@@ -17,6 +17,7 @@ from kserve_wasm.errors import BackendError
 
 _MOST_INFLATED = 64 << 20
 """Bytes that an archive's records may hold beyond the archive's own length: code is compressed, weights are not."""
+_END, _END_LENGTH = b"PK\5\6", 22  # the end of the directory, without a comment
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -30,8 +31,11 @@ class Archive:
     def __init__(self, source: GraphSource) -> None:
         self._memory = _map(source)
         try:
+            # Not to be searched for: an archive may hold others, whose directory would be found in a damaged one.
+            if bytes(self._memory[-_END_LENGTH:][:4]) != _END:
+                raise zipfile.BadZipFile
             self._zip = zipfile.ZipFile(_Window(self._memory))
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise BackendError(
                 "it is no archive of PyTorch, which is a zip file, or a damaged one"
             ) from error
@@ -129,7 +133,7 @@ class _Window(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._memory)}[whence]
         if base + offset < 0:
-            raise ValueError("before the beginning")
+            raise OSError("before the beginning")  # zipfile takes it for the end of its search
         self._at = base + offset
         return self._at
 

@@ -13,6 +13,7 @@ from kserve_wasm.backends.torch.graph import TorchGraph
 from kserve_wasm.backends.torch.options import PyTorchOptions, parse
 from kserve_wasm.backends.torch.program import Program
 from kserve_wasm.errors import BackendError, DeviceUnavailable, ModelLoadError, WasmServingError
+from kserve_wasm.tensors import devices
 
 
 class PyTorchBackend:
@@ -34,7 +35,8 @@ class PyTorchBackend:
             raise type(error)(f"graph '{source.name}': {error}") from error
         except Exception as error:
             raise BackendError(f"graph '{source.name}' cannot be opened: {plain(error)}") from error
-        return TorchGraph(source.name, program, where, options.intra_op_threads or available_cpus())
+        accelerator = None if where.type == "cpu" else devices.cuda(options.device_id)
+        return TorchGraph(source.name, program, accelerator, options.intra_op_threads or available_cpus())
 
 
 def _open(archive: Archive, options: PyTorchOptions, device: torch.device) -> Program:

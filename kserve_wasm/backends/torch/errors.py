@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _FRAMES = re.compile(r"\n?(?:Exception raised from|C\+\+ CapturedTraceback|frame #\d+:).*", re.DOTALL)
-_INTERPRETER = re.compile(r".*Traceback of TorchScript.*\n(?=\w*(?:Error|Exception): )", re.DOTALL)
+_INTERPRETER = re.compile(r".*Traceback of TorchScript.*\n(?:builtins\.)?(?=[\w.]+: )", re.DOTALL)
 """The interpreter's way to the operator that failed: it quotes the sources of the model and of PyTorch."""
 _PATH = re.compile(r"""(?<![\w.])/(?:[\w.+@<>-]+/)+[\w.+@<>-]*(?::\d+)?:?""")
 _LONGEST = 600

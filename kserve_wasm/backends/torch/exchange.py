@@ -6,12 +6,14 @@ The only place that knows how the two share memory.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from kserve_wasm.tensors import DTYPES, DType, Tensor
+from kserve_wasm.tensors.devices import Accelerator
 
 TORCH_DTYPES: dict[torch.dtype, DType] = {
     torch.bool: DTYPES["BOOL"],
@@ -39,21 +41,42 @@ with warnings.catch_warnings():
     torch.frombuffer(b"\0", dtype=torch.uint8)
 
 
-def to_torch(tensor: Tensor, device: torch.device) -> torch.Tensor:
-    """``tensor`` on ``device``; on the CPU it is a view of the same memory unless that is misaligned for its type."""
+def to_torch(tensors: Sequence[Tensor], accelerator: Accelerator | None) -> list[torch.Tensor]:
+    """``tensors`` as PyTorch's, which must not be written to.
+
+    Args:
+        tensors: of fixed-size types.
+        accelerator: where they are wanted; those that are there already are used in place, as are those on the host
+            where this is None, unless they are misaligned for their type.
+
+    Raises:
+        BackendError: the device has no room.
+    """
+    if accelerator is not None:
+        return [torch.from_dlpack(tensor) for tensor in Tensor.move(tensors, accelerator)]
+    return [_view(tensor) for tensor in tensors]
+
+
+def _view(tensor: Tensor) -> torch.Tensor:
     array = tensor.numpy()
     if not array.flags.aligned:
         array = array.copy()
     if tensor.dtype is _BF16:  # NumPy has no such type of its own
-        view = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    else:
-        view = torch.from_numpy(array)
-    return view if device.type == "cpu" else view.to(device)
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
-def from_torch(value: torch.Tensor) -> Tensor:
-    """``value``, of one of :data:`TORCH_DTYPES`, in host memory: its own where it is contiguous and there already."""
-    value = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+def from_torch(value: torch.Tensor, accelerator: Accelerator | None) -> Tensor:
+    """``value`` over its own memory where that is where it is to be.
+
+    Args:
+        value: contiguous, of one of :data:`TORCH_DTYPES`, and complete: nothing on the device writes it any more.
+        accelerator: where it is to be; None for the host.
+    """
+    if accelerator is not None and value.device.type == accelerator.runtime.kind and value.numel():
+        held = accelerator.adopt(value, value.data_ptr(), value.nbytes)
+        return Tensor.from_device(TORCH_DTYPES[value.dtype], tuple(value.shape), held)
+    value = value.cpu()
     if value.dtype is torch.bfloat16:
         return Tensor.from_numpy(value.view(torch.int16).numpy().view(_BF16.numpy))
     return Tensor.from_numpy(value.numpy())

@@ -83,7 +83,10 @@ def _open(document: Mapping[str, Any], weights: _Weights, device: torch.device) 
     forward = lowering.finish(graph, given)
     symbols = {d for spec in inputs for d in spec.shape if isinstance(d, str)}
     derived = [entry for entry in derived if _known(entry[2], symbols)]
-    ranges = {name: (r["min_val"], r["max_val"]) for name, r in document["range_constraints"].items()}
+    ranges = {
+        name: (_bound(r["min_val"]), _bound(r["max_val"]))
+        for name, r in document["range_constraints"].items()
+    }
     return Program(
         functools.partial(run_until, functools.partial(forward, *fixed), lowering.protected(fixed)),
         tuple(inputs),
@@ -149,14 +152,24 @@ def _leaves(tree: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[tupl
         yield ()
         return
     children = tree["children_spec"]
-    keys: Any = json.loads(tree["context"]) if isinstance(tree["context"], str) else None
-    if isinstance(keys, str):  # a named tuple: the name of its type
-        keys = fields.get(keys, {}).get("field_names")
+    named = fields.get(tree["context"])  # a named tuple: the name of its type
+    keys = named["field_names"] if named else _json(tree["context"])
     if not isinstance(keys, list) or len(keys) != len(children):
         keys = range(len(children))
     for key, child in zip(keys, children, strict=True):
         for path in _leaves(child, fields):
             yield (key, *path)
+
+
+def _bound(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _json(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError):  # types that others have registered may put anything there
+        return None
 
 
 def _spec(

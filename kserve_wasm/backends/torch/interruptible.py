@@ -21,6 +21,8 @@ from kserve_wasm.errors import BackendError
 _LONG = ("conv", "_conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "lstm", "gru", "rnn")
 """Beginnings of names of operators that may take long. None of them is ever fused with its neighbours."""
 _EVERY = 16  # of the other operators
+_DEEPEST = 100  # forks inside forks
+_NORMALISATIONS = ("aten::batch_norm", "aten::instance_norm", "aten::_batch_norm_impl_index")
 
 _NEVER = torch.zeros((), dtype=torch.bool)
 
@@ -36,7 +38,7 @@ class Interruptible:
         device: where it runs; tensors that it makes on the device it was traced on are made here.
 
     Raises:
-        BackendError: it is not stateless.
+        BackendError: it is not stateless, or calls what is not known before it runs.
     """
 
     def __init__(
@@ -48,8 +50,7 @@ class Interruptible:
         device: torch.device,
     ) -> None:
         graph = module._get_method("forward").graph.copy()
-        torch._C._jit_pass_inline(graph)
-        torch._C._jit_pass_inline_fork_wait(graph)  # a branch of its own would be out of the flag's sight
+        _inline(graph)
         if stateless:
             _refuse_state(graph)
         if device.type != "cpu":
@@ -91,6 +92,21 @@ class Interruptible:
             WATCHDOG.forget(watch)
 
 
+def _inline(graph: Any) -> None:
+    """Brings all that the graph does before the flag's eyes: what it calls, and what it does beside itself."""
+    for _ in range(_DEEPEST):
+        torch._C._jit_pass_inline(graph)
+        if graph.findNode("prim::fork") is None:
+            break
+        torch._C._jit_pass_inline_fork_wait(graph)
+    for kind in ("prim::CallMethod", "prim::CallFunction", "prim::fork"):
+        if graph.findNode(kind) is not None:
+            raise BackendError(
+                f"the module has a {kind.removeprefix('prim::')} that is only known when it runs, and so could not be "
+                "stopped; export it with torch.export"
+            )
+
+
 def _all_nodes(block: Any) -> Iterator[Any]:
     for node in list(block.nodes()):
         yield node
@@ -99,6 +115,14 @@ def _all_nodes(block: Any) -> Iterator[Any]:
 
 
 def _refuse_state(graph: Any) -> None:
+    for node in _all_nodes(graph):
+        if node.kind() in _NORMALISATIONS:
+            # (input, weight, bias, running_mean, running_var, training, …): writes that its schema does not tell
+            mean, training = node.inputsAt(3), node.inputsAt(5)
+            if mean.type().kind() != "NoneType" and training.toIValue() is not False:
+                raise BackendError(
+                    "the module learns from what it normalises; call its eval() before tracing it"
+                )
     database = graph.alias_db()
     for node in _all_nodes(graph):
         kind = node.kind()
@@ -111,13 +135,6 @@ def _refuse_state(graph: Any) -> None:
                 f"the module changes its own '{node.s('name')}', so requests would see each other; save one that keeps "
                 "nothing"
             )
-        if kind in ("aten::batch_norm", "aten::instance_norm", "aten::_batch_norm_impl_index"):
-            # (input, weight, bias, running_mean, running_var, training, …): writes that its schema does not tell
-            mean, training = node.inputsAt(3), node.inputsAt(5)
-            if mean.type().kind() != "NoneType" and training.toIValue() is not False:
-                raise BackendError(
-                    "the module learns from what it normalises; call its eval() before tracing it"
-                )
 
 
 def _move(graph: Any, device: torch.device) -> None:

@@ -41,7 +41,10 @@ _READ = ("data", "constants", "code", "traced_inputs", "version", "byteorder", "
 """Where the records lie that PyTorch reads."""
 
 _NUMBERS = {"IntType": DTYPES["INT64"], "FloatType": DTYPES["FP64"], "BoolType": DTYPES["BOOL"]}
-_LEARNING = 10.0  # seconds for the run on zeros
+_LEARNING = 10.0
+"""Seconds for the run on zeros."""
+_LEARNING_FOR_GUESTS = 1.0
+"""The same where a guest brings the archive, while it runs."""
 
 
 def open_program(archive: Archive, options: PyTorchOptions, device: torch.device) -> Program:
@@ -71,7 +74,8 @@ def open_program(archive: Archive, options: PyTorchOptions, device: torch.device
         (names.index(a.name) if a.name in names else None, a.default_value) for a in schema.arguments[1:]
     ]
     run = Interruptible(module, arguments, stateless=options.optimize, device=device)
-    outputs = options.outputs or _learn(run, zeros, inputs, numbers, device)
+    limit = _LEARNING if options.optimize else _LEARNING_FOR_GUESTS
+    outputs = options.outputs or _learn(run, zeros, inputs, numbers, device, limit)
 
     def call(values: list[Any], deadline: float) -> Sequence[Any]:
         return _pick(run(values, deadline), outputs)
@@ -150,7 +154,7 @@ def _inputs(
     if untyped:
         raise ModelLoadError(
             f"the archive does not say the types of {', '.join(map(repr, wanted))}: it was not traced. Give the graph "
-            f"the option 'inputs', such as {SPEC_EXAMPLE}, or export the module with torch.export"
+            f"the option 'inputs', such as {SPEC_EXAMPLE}, trace the module, or export it with torch.export"
         )
     return tuple(specs), shapes
 
@@ -161,6 +165,7 @@ def _learn(
     inputs: Sequence[TensorSpec],
     numbers: frozenset[str],
     device: torch.device,
+    limit: float,
 ) -> tuple[TensorSpec, ...]:
     """What the program gives for zeros: names, types, and numbers of dimensions."""
     dtypes = {dtype: torch_dtype for torch_dtype, dtype in TORCH_DTYPES.items()}
@@ -171,7 +176,7 @@ def _learn(
                 for s, shape in zip(inputs, shapes, strict=True)
             ]
             values = [z.item() if s.name in numbers else z for s, z in zip(inputs, zeros, strict=True)]
-            result = run(values, time.monotonic() + _LEARNING)
+            result = run(values, time.monotonic() + limit)
     except Exception as error:  # torch.jit.Error is no RuntimeError
         why = "it takes too long" if isinstance(error, Stopped) else plain(error)
         raise ModelLoadError(
