@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,8 +22,9 @@ from kserve_wasm.request import InferenceRequest
 from kserve_wasm.tensors import DTYPES, Tensor
 from tests.backends.contract import some_tensor
 from tests.backends.models import mlp_oracle
+from tests.readme.blocks import blocks
 from tests.support import require
-from tests.support.guests import compile_guest
+from tests.support.guests import ROOT, compile_guest
 
 require(find_spec("torch"), "torch is not installed: pip install torch")
 
@@ -30,6 +33,7 @@ import torch  # noqa: E402
 from kserve_wasm.backends.torch.archive import Archive  # noqa: E402
 from kserve_wasm.backends.torch.exported import open_program  # noqa: E402
 from kserve_wasm.backends.torch.graph import TorchGraph  # noqa: E402
+from kserve_wasm.backends.torch.options import PyTorchOptions  # noqa: E402
 from kserve_wasm.tensors.devices import Accelerator  # noqa: E402
 from tests.backends import torch_models as models  # noqa: E402
 from tests.support.devices import HostRuntime  # noqa: E402
@@ -74,6 +78,28 @@ def test_a_graph_inside_the_wasm_file_is_served(tmp_path: Path) -> None:
     with (tmp_path / "model.wasm").open("wb") as file:
         write_artifact(file, Blob(len(guest), lambda: guest), Manifest(abi="tensor"), [graph])
     answers(tmp_path)
+
+
+def test_the_page_makes_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = blocks((ROOT / "docs" / "pytorch.md").read_text())
+    code, yaml = (next(b.text for b in page if b.language == language) for language in ("python", "yaml"))
+    (tmp_path / "graphs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"__name__": "page"})
+    (tmp_path / "model.wasm").write_bytes(pass_through("default"))
+    (tmp_path / "model.yaml").write_text(yaml)
+    for model in served(tmp_path):
+        x = np.float32([[1, 2], [3, 4], [5, 6]])
+        answer = model.infer(InferenceRequest({"x": Tensor.from_numpy(x)}, None, {}))
+        assert answer.outputs["y"].numpy().tolist() == [[1, 20], [3, 40], [5, 60]]
+
+
+def test_the_page_lists_every_option_and_its_default() -> None:
+    page = (ROOT / "docs" / "pytorch.md").read_text()
+    listed = dict(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (\w*) ?\|", page, re.M))
+    said = {name: default for names, default in listed.items() for name in re.findall(r"\w+", names)}
+    actual = {f.name: f.default for f in fields(PyTorchOptions)}
+    assert said == {name: "" if value == () else str(value).lower() for name, value in actual.items()}
 
 
 LOADER = """

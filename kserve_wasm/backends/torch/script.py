@@ -9,6 +9,7 @@ anything of them. That is no sandbox: PyTorch's own advice is to load only archi
 from __future__ import annotations
 
 import io
+import math
 import re
 import time
 import warnings
@@ -43,6 +44,8 @@ _READ = ("data", "constants", "code", "traced_inputs", "version", "byteorder", "
 _NUMBERS = {"IntType": DTYPES["INT64"], "FloatType": DTYPES["FP64"], "BoolType": DTYPES["BOOL"]}
 _LEARNING = 10.0
 """Seconds for the run on zeros."""
+_MOST_ZEROS = 64 << 20
+"""Elements that it may take."""
 _LEARNING_FOR_GUESTS = 1.0
 """The same where a guest brings the archive, while it runs."""
 
@@ -170,6 +173,8 @@ def _learn(
     """What the program gives for zeros: names, types, and numbers of dimensions."""
     dtypes = {dtype: torch_dtype for torch_dtype, dtype in TORCH_DTYPES.items()}
     try:
+        if sum(math.prod(shape) for shape in shapes) > _MOST_ZEROS:
+            raise RuntimeError("the inputs are too large")
         with torch.inference_mode():
             zeros = [
                 torch.zeros(shape, dtype=dtypes[s.dtype], device=device)
