@@ -362,6 +362,26 @@ def test_a_class_of_pytorchs_own_is_not_made_by_the_pickle() -> None:
         opened(data, inputs=[X])
 
 
+@pytest.mark.parametrize(
+    ("said", "instead"),
+    [
+        (b"K@tQ", b"K\xfftQ"),  # 255 elements of 64
+        (b"K@tQ", b"J\xff\xff\xff\x7ftQ"),
+        (b"K@tQ", b"tQ"),
+    ],
+)
+def test_storages_are_no_longer_than_their_records(said: bytes, instead: bytes) -> None:
+    """PyTorch would read whatever lies behind them."""
+    archive = models.traced(models.Mlp(), torch.zeros(2, 4))
+
+    def change(name: str, content: bytes) -> bytes:
+        assert said in content or not name.endswith("/data.pkl")
+        return content.replace(said, instead, 1) if name.endswith("/data.pkl") else content
+
+    with pytest.raises(BackendError, match=r"shorter than its weights|is damaged"):
+        opened(edited(archive, change))
+
+
 def test_code_that_runs_while_it_is_opened_is_refused_of_guests() -> None:
     class Waking(nn.Module):
         @torch.jit.export

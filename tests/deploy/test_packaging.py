@@ -85,7 +85,17 @@ def test_the_lock_names_no_registry() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["hack/check", "hack/demo", "hack/env", "hack/lock", "hack/test", "hack/test-slow", "hack/test-torch", ".ci/run"]
+    "script",
+    [
+        "hack/check",
+        "hack/demo",
+        "hack/env",
+        "hack/lock",
+        "hack/test",
+        "hack/test-slow",
+        "hack/test-torch",
+        ".ci/run",
+    ],
 )
 def test_a_script_is_executable_and_valid_shell(script: str) -> None:
     path = ROOT / script

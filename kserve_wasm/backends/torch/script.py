@@ -24,6 +24,7 @@ from kserve_wasm.backends.torch.exchange import TORCH_DTYPES, as_tensor
 from kserve_wasm.backends.torch.interruptible import Interruptible
 from kserve_wasm.backends.torch.options import SPEC_EXAMPLE, PyTorchOptions
 from kserve_wasm.backends.torch.program import Program, Stopped
+from kserve_wasm.backends.torch.storages import check_storages
 from kserve_wasm.errors import BackendError, ModelLoadError
 from kserve_wasm.tensors import DTYPES, DType, TensorSpec
 
@@ -58,6 +59,7 @@ def open_program(archive: Archive, options: PyTorchOptions, device: torch.device
         ModelLoadError: types are in neither the archive nor the options.
     """
     _refuse(archive, options)
+    check_storages(archive)
     has_types = "traced_inputs.pkl" in archive
     loaded = torch.jit.load(
         io.BytesIO(archive.rewritten(_READ)), map_location=device, _restore_shapes=has_types
@@ -93,8 +95,8 @@ def _is_frozen(module: Any) -> list[bool]:
 
 def _refuse(archive: Archive, options: PyTorchOptions) -> None:
     for name in archive.names:
-        is_code = name.startswith("code/") and not name.endswith(".debug_pkl")
-        if not (is_code or name.endswith("pkl")):
+        is_code = name.startswith("code/")
+        if name.endswith(".debug_pkl") or not (is_code or name.endswith(".pkl")):
             continue
         content = archive.read(name)
         # In a pickle, a line break stands between a class and its module.
