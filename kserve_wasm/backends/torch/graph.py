@@ -39,7 +39,7 @@ class TorchGraph:
         self.inputs = program.inputs
         self.outputs = program.outputs
         self._program: Program | None = program
-        self._accelerator = accelerator
+        self.accelerator = accelerator
         self._threads = threads
         self._input_names = frozenset(spec.name for spec in self.inputs)
 
@@ -75,7 +75,7 @@ class TorchGraph:
         self._program = None
 
     def _run(self, program: Program, tensors: list[Tensor], deadline: float) -> dict[str, Tensor]:
-        accelerator, numbers = self._accelerator, program.numbers
+        accelerator, numbers = self.accelerator, program.numbers
         named = list(zip([spec.name for spec in self.inputs], tensors, strict=True))
         values = to_torch([tensor for name, tensor in named if name not in numbers], accelerator)
         arguments: list[Any] = values

@@ -166,9 +166,7 @@ class Lowering:
                 value = self._graph.call_function(writable, (value,))
             elif argument.alias_info is not None:
                 aliases |= self._views(value)
-            if kind == _POSITIONAL or (
-                kind is None and not argument.kwarg_only and len(positional) == len(named)
-            ):
+            if kind == _POSITIONAL or (kind is None and not argument.kwarg_only and not named):
                 positional.append(value)
             else:
                 named[argument.name] = value
