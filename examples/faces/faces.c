@@ -62,7 +62,8 @@ static kw_errno build_before(void) {
     {KW_STR("offset"), ml_cast(offset, KW_FP32)},
     {KW_STR("scale"), scale},
   };
-  return ml_build(b, outputs, 3, &before);
+  KW_TRY(ml_build(b, outputs, 3, &before));
+  return mlx_keep(before, KW_STR("before"));
 }
 
 /* The centres of the anchors in the model's input: 2 in each cell of 8 pixels, then 6 in each of 16. */
@@ -109,13 +110,16 @@ static kw_errno build_after(void) {
     {KW_STR("scores"), ml_gather(ml_reshape(scores, (const int32_t[]){ANCHORS}, 1), best, 0)},
     {KW_STR("points"), ml_gather(pairs(decoded, 2, 6), best, 0)},
   };
-  return ml_build(b, outputs, 3, &after);
+  KW_TRY(ml_build(b, outputs, 3, &after));
+  return mlx_keep(after, KW_STR("after"));
 }
 
 KW_EXPORT("load") kw_errno load(void) {
   KW_TRY(kw_load_by_name(KW_STR("default"), &model));
-  KW_TRY(build_before());
-  return build_after();
+  /* The first instance builds the graphs, and the others find them. */
+  if (kw_load_by_name(KW_STR("before"), &before) != KW_SUCCESS) KW_TRY(build_before());
+  if (kw_load_by_name(KW_STR("after"), &after) != KW_SUCCESS) KW_TRY(build_after());
+  return KW_SUCCESS;
 }
 
 KW_EXPORT("infer") kw_errno infer(void) {

@@ -41,7 +41,8 @@ static kw_errno build_before(void) {
   ml_operand planes = ml_transpose(middle, (const uint32_t[]){0, 3, 1, 2}, 4);
   ml_operand centred = ml_sub(planes, ml_constant(b, KW_FP32, (const int64_t[]){3, 1, 1}, 3, mean, sizeof mean));
   ml_operand x = ml_mul(centred, ml_constant(b, KW_FP32, (const int64_t[]){3, 1, 1}, 3, scale, sizeof scale));
-  return ml_build_one(b, KW_STR("x"), x, &before);
+  KW_TRY(ml_build_one(b, KW_STR("x"), x, &before));
+  return mlx_keep(before, KW_STR("before"));
 }
 
 /* logits [N, 4] → rotation [N], probabilities [N, 4]. */
@@ -53,13 +54,16 @@ static kw_errno build_after(void) {
     {KW_STR("rotation"), ml_mul(turns, ml_scalar_i32(b, 90))},
     {KW_STR("probabilities"), ml_softmax(logits, 1)},
   };
-  return ml_build(b, outputs, 2, &after);
+  KW_TRY(ml_build(b, outputs, 2, &after));
+  return mlx_keep(after, KW_STR("after"));
 }
 
 KW_EXPORT("load") kw_errno load(void) {
   KW_TRY(kw_load_by_name(KW_STR("default"), &model));
-  KW_TRY(build_before());
-  return build_after();
+  /* The first instance builds the graphs, and the others find them. */
+  if (kw_load_by_name(KW_STR("before"), &before) != KW_SUCCESS) KW_TRY(build_before());
+  if (kw_load_by_name(KW_STR("after"), &after) != KW_SUCCESS) KW_TRY(build_after());
+  return KW_SUCCESS;
 }
 
 KW_EXPORT("infer") kw_errno infer(void) {

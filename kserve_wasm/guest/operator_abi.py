@@ -13,8 +13,9 @@ from typing import Any
 
 from kserve_wasm.errors import GuestError, WasmServingError
 from kserve_wasm.guest.building import FAILED, Building, UnknownOperand
-from kserve_wasm.guest.state import InstanceState
+from kserve_wasm.guest.state import NO_REQUEST, InstanceState
 from kserve_wasm.tensors.dtypes import BY_ONNX
+from kserve_wasm.wasi_nn.built import MAX_NAMED
 from kserve_wasm.wasi_nn.host_function import (
     INVALID_ARGUMENT,
     SUCCESS,
@@ -335,6 +336,28 @@ def _build(state: InstanceState, builder: int, outputs: int, n_outputs: int, gra
     return SUCCESS
 
 
+def _keep_graph(state: InstanceState, graph: int, name: int, length: int) -> int:
+    if state.request is not NO_REQUEST:
+        # What one client sends must not decide what others' requests find under a name.
+        return state.fail(UNSUPPORTED_OPERATION, "graphs are kept in 'load' alone")
+    opened = state.graphs.get(graph)
+    if opened is None:
+        return state.no_graph(graph)
+    asked = state.name(name, length)
+    if asked is None:
+        return INVALID_ARGUMENT
+    built = state.registry.built
+    if built is None or opened.built is None:
+        return state.fail(INVALID_ARGUMENT, f"graph {graph} was not built of operators: only such are kept")
+    if state.registry.get(asked) is not None:
+        return state.fail(
+            INVALID_ARGUMENT, f"the model has a graph '{asked}': keep this one under another name"
+        )
+    if not built.keep(asked, opened.built):
+        return state.fail(TOO_LARGE, f"a model keeps {MAX_NAMED} graphs under names")
+    return SUCCESS
+
+
 def _outputs(state: InstanceState, builder: Builder, address: int, count: int) -> list[tuple[str, int]]:
     if count > MAX_LIST:
         raise OperatorError(f"build: a graph may have {MAX_LIST} outputs, got {count}")
@@ -357,5 +380,6 @@ FUNCTIONS = (
     HostFunction(MODULE, "operandDataType", "i", _operand_dtype),
     HostFunction(MODULE, "operandShape", "iii", _operand_shape),
     HostFunction(MODULE, "build", "iiii", _build),
+    HostFunction(OWN_MODULE, "keep", "iii", _keep_graph),
     *(_host_function(operator) for operator in OPERATORS.values()),
 )

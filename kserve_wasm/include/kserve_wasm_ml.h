@@ -358,6 +358,11 @@ ML_IMPORT("resample2d") ml_operand ml_resample2d(ml_operand input, const ml_resa
 
 #define MLX_IMPORT(name) __attribute__((import_module("kserve_wasm_mlx"), import_name(name))) extern
 
+/* Keeps a graph that was built, under a name and for as long as the model is served: kw_load_by_name finds it in every
+ * later instance, which then need not build it. Of several of one name the first is kept. In `load` alone, which sees
+ * nothing of any request. */
+MLX_IMPORT("keep") kw_errno mlx_keep(kw_graph graph, const char *name, uint32_t name_length);
+
 /* The operand's shape, KW_INT32 [rank]: for arithmetic on sizes that are known only when the graph runs. */
 MLX_IMPORT("shape") ml_operand mlx_shape(ml_operand input);
 /* The `k` largest (or, with `largest` 0, smallest) along an axis, in order, of equal ones the first first. Writes two

@@ -15,6 +15,8 @@ MAX_KEPT = 64
 """Graphs that stay open for the next instance that builds them, of one model."""
 MAX_KEPT_BYTES = 256 << 20
 """Bytes of constants in them."""
+MAX_NAMED = 64
+"""Graphs that are kept under names, of one model."""
 MAX_OPEN = 256
 """Graphs of one model that are open at once: each takes some hundred KiB, and threads where there is a GPU."""
 
@@ -66,6 +68,7 @@ class BuiltGraphs:
         self._open = open_program
         self._graphs: OrderedDict[Program, BuiltGraph] = OrderedDict()
         self._used: set[BuiltGraph] = set()
+        self._named: dict[str, BuiltGraph] = {}
         self._lock = threading.Lock()
 
     def use(self, program: Program) -> tuple[BuiltGraph, GraphScheduler]:
@@ -113,8 +116,32 @@ class BuiltGraphs:
             if one.scheduler is not None:
                 one.scheduler.close()
 
+    def keep(self, name: str, graph: BuiltGraph) -> bool:
+        """Keeps a graph that is in use open under a name, unless there is one; False where there are too many."""
+        with self._lock:
+            if name not in self._named:
+                if len(self._named) >= MAX_NAMED:
+                    return False
+                self._named[name] = graph
+                graph.users += 1
+            return True
+
+    def named(self, name: str) -> tuple[BuiltGraph, GraphScheduler] | None:
+        """The graph that is kept under this name, to be given back with :meth:`release`."""
+        with self._lock:
+            graph = self._named.get(name)
+            if graph is None:
+                return None
+            graph.users += 1
+        return graph, graph.open()
+
     def close(self) -> None:
         """Closes the graphs that nobody uses; the others are closed when they are released."""
+        with self._lock:
+            named = list(self._named.values())
+            self._named.clear()
+        for graph in named:
+            self.release(graph)
         with self._lock:
             idle = [g for g in self._graphs.values() if not g.users]
             self._graphs.clear()

@@ -393,6 +393,16 @@ class NNState:
             return self.fail(NOT_FOUND, f"no graph is named '{asked}'; the model has: {known}")
         return scheduler
 
+    def open_named(self, name: int, length: int) -> OpenGraph | int:
+        """The same, opened for this instance; also of a name that a graph was kept under when it was built."""
+        if self.registry.built is not None:
+            asked = self.name(name, length)
+            kept = None if asked is None else self.registry.built.named(asked)
+            if kept is not None:
+                return OpenGraph(kept[1], built=kept[0], release=self.registry.built.release)
+        scheduler = self.named_graph(name, length)
+        return scheduler if isinstance(scheduler, int) else OpenGraph(scheduler)
+
     def output(self, context: ExecutionContext, index: int) -> Tensor | int:
         """An output of the last computation; an errno, with its reason kept, when there is none."""
         specs = context.graph.outputs

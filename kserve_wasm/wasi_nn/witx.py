@@ -72,15 +72,19 @@ def load(state: NNState, builders: int, n_builders: int, encoding: int, target: 
 
 
 def load_by_name(state: NNState, name: int, name_len: int, graph_out: int) -> int:
-    """Opens a graph that the model brings or the operator registered."""
-    scheduler = state.named_graph(name, name_len)
-    if isinstance(scheduler, int):
-        return scheduler
-    handle = state.new_handle(graph_out)
-    if not handle:
-        return TOO_LARGE
-    state.graphs[handle] = OpenGraph(scheduler)
-    return SUCCESS
+    """Opens a graph that the model brings or the operator registered, or that was built and kept."""
+    opened = state.open_named(name, name_len)
+    if isinstance(opened, int):
+        return opened
+    handle = 0
+    try:
+        handle = state.new_handle(graph_out)
+    finally:
+        if handle:
+            state.graphs[handle] = opened
+        else:
+            opened.close()
+    return SUCCESS if handle else TOO_LARGE
 
 
 def load_by_name_with_config(
