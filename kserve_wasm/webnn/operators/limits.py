@@ -11,9 +11,9 @@ from kserve_wasm.webnn.operand import Dim
 from kserve_wasm.webnn.operator import Arguments
 
 MAX_PRODUCTS = 1 << 40
-"""Multiplications of a product of matrices or a convolution: about 20 s on one core."""
-MAX_VISITS = 1 << 34
-"""Elements that windows visit, one at a time: about 20 s on one core."""
+"""Multiplications of a product of matrices or a convolution: half a minute on two cores, or a few in bad shapes."""
+MAX_VISITS = 1 << 32
+"""Elements that windows visit, one at a time: from a few seconds to a minute and a half on a core."""
 MAX_SCRATCH = 1 << 28
 """Elements of 4 bytes that a kernel allocates beyond its results."""
 

@@ -103,13 +103,27 @@ def _batch_infer(a: Arguments, _scope: Scope) -> Operand:
 
 
 def _batch(e: Emitter, a: Arguments) -> Value:
-    """The mean is taken off first: multiplied out, as ONNX Runtime's kernel has it, digits would cancel."""
-    axes, rank = (a.axis,), a.input.rank
-    deviation = e.node(
-        "Sqrt", e.node("Add", a.variance, _epsilon(a), result=a.mean.operand), result=a.mean.operand
-    )
-    centred = e.node("Sub", a.input, _along(e, a.mean, axes, rank))
-    return _scaled(e, a, e.node("Div", centred, _along(e, deviation, axes, rank)), axes)
+    """The mean is taken off first: multiplied out, as ONNX Runtime's kernel has it, digits would cancel.
+
+    Constants make nodes that ONNX Runtime merges into a convolution before them.
+    """
+    axes, rank, dtype = (a.axis,), a.input.rank, a.input.dtype
+    ones = np.array(1, dtype.numpy)
+    if all(value is None or value.array is not None for value in (a.mean, a.variance, a.scale)):
+        scale = ones if a.scale is None else a.scale.array
+        with np.errstate(all="ignore"):
+            deviation = np.sqrt(a.variance.array.astype(np.float64) + _epsilon(a))
+            factor = e.constant((scale / deviation).astype(dtype.numpy))
+        shift = e.constant(-a.mean.array)
+    else:
+        of_channels = a.mean.operand
+        variance = e.node("Add", a.variance, _epsilon(a), result=of_channels)
+        deviation = e.node("Sqrt", variance, result=of_channels)
+        factor = e.node("Div", ones if a.scale is None else a.scale, deviation, result=of_channels)
+        shift = e.node("Neg", a.mean, result=of_channels)
+    value = e.node("Add", a.input, _along(e, shift, axes, rank))
+    value = e.node("Mul", value, _along(e, factor, axes, rank))
+    return value if a.bias is None else e.node("Add", value, _along(e, a.bias, axes, rank))
 
 
 register(
