@@ -33,6 +33,7 @@ _SIGNATURES = {
         ctypes.c_void_p,
     ),
     "cudaStreamSynchronize": (ctypes.c_void_p,),
+    "cudaDeviceSynchronize": (),
 }
 
 
@@ -85,6 +86,10 @@ class CudaRuntime:
     def synchronize(self) -> None:
         """Waits for the calling thread's stream."""
         self._on_device("cudaStreamSynchronize", _PER_THREAD)
+
+    def synchronize_all(self) -> None:
+        """Waits for all streams."""
+        self._on_device("cudaDeviceSynchronize")
 
     def _new(self, function: str, nbytes: int) -> int:
         pointer = ctypes.c_void_p()

@@ -64,6 +64,9 @@ class DeviceRuntime(Protocol):
     def synchronize(self) -> None:
         """Returns when the calling thread's copies are done."""
 
+    def synchronize_all(self) -> None:
+        """Returns when the device has nothing more to do, for whomever."""
+
 
 class Block:
     """Memory that goes back to its pool when nobody refers to it any more; until then the pool is there.

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from kserve_wasm.backends import Graph, GraphSource
-from kserve_wasm.errors import BackendError, InvalidRequest
+from kserve_wasm.errors import BackendError, DeadlineExceeded, InvalidRequest
 from kserve_wasm.tensors import DTYPES, Tensor
 from kserve_wasm.tensors.devices import ALIGNMENT, Accelerator
 from tests.backends import models
@@ -186,6 +186,16 @@ def test_a_full_device_fails_the_run_and_leaves_the_graph_fit() -> None:
     assert graph.run({"x": Tensor.from_numpy(np.ones((1, 1), np.float32))})["y"].numpy() == 2
     gc.collect()
     assert device.held_bytes == 0
+
+
+def test_memory_of_a_run_that_was_stopped_is_free_when_the_device_is_done() -> None:
+    runtime = HostRuntime()
+    graph = open_over(Accelerator(runtime), source(models.count()))
+    with pytest.raises(DeadlineExceeded):
+        graph.run({"n": Tensor.from_numpy(np.array(1 << 60))}, time.monotonic() + 0.1)
+    assert runtime.settled == 1
+    assert graph.run({"n": Tensor.from_numpy(np.array(3))})["y"].numpy() == [3]
+    assert runtime.settled == 1
 
 
 def test_dimensions_of_one_name_that_differ_are_told(device: Accelerator) -> None:

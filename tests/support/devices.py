@@ -18,7 +18,6 @@ from kserve_wasm.backends.onnx.options import CPU, CUDA
 from kserve_wasm.errors import BackendError
 from kserve_wasm.tensors.cuda import CudaRuntime
 from kserve_wasm.tensors.devices import ALIGNMENT, Accelerator, Direction
-from tests.support import require
 
 POISON = 0xDB
 
@@ -35,6 +34,7 @@ class HostRuntime:
     Attributes:
         allocated: bytes that are allocated and not freed.
         allocations: how often memory was allocated.
+        settled: how often somebody waited for all that the device does.
     """
 
     kind = "cpu"  # what ONNX Runtime calls the memory
@@ -44,7 +44,7 @@ class HostRuntime:
     def __init__(self, capacity: int = 1 << 30) -> None:
         self.capacity = capacity
         self.allocated = 0
-        self.allocations = 0
+        self.allocations = self.settled = 0
         self._memory: dict[int, ctypes.Array[ctypes.c_uint8]] = {}
         self._sizes: dict[int, int] = {}
         self._pinned: dict[int, int] = {}
@@ -101,6 +101,9 @@ class HostRuntime:
         for copy in copies:
             ctypes.memmove(*copy)
 
+    def synchronize_all(self) -> None:
+        self.settled += 1
+
     def holds(self, pointer: int, nbytes: int) -> bool:
         """Whether these bytes were allocated as the device's, and not freed."""
         with self._lock:
@@ -135,10 +138,10 @@ def has_cuda() -> bool:
 
 
 def make_device(kind: str) -> Accelerator:
-    """One of :data:`DEVICES`, whose counters begin at 0. Skips the test where it is not there."""
+    """One of :data:`DEVICES`, whose counters begin at 0."""
     if kind == "host":
         return Accelerator(HostRuntime())
-    require(has_cuda(), "needs an NVIDIA GPU and the 'cuda' extra: run hack/test-gpu")
+    assert has_cuda(), "KSERVE_WASM_TEST_DEVICE=gpu, and there is no NVIDIA GPU, or no ONNX Runtime with CUDA"
     ort.preload_dlls()
     return Accelerator(CountingCuda(0))
 

@@ -67,6 +67,8 @@ int cudaStreamSynchronize(void *stream) {
   return stream == (void *)PER_THREAD_STREAM ? SUCCESS : told(INVALID_HANDLE);
 }
 
+int cudaDeviceSynchronize(void) { return SUCCESS; }
+
 int cudaGetLastError(void) { int status = last; last = SUCCESS; return status; }
 
 const char *cudaGetErrorString(int status) {

@@ -65,6 +65,7 @@ def test_bytes_go_there_from_place_to_place_and_back(device: Accelerator) -> Non
     (there,) = Tensor.move([Tensor.from_numpy(pinned)], device)
     np.testing.assert_array_equal(there.numpy(), 2 * x)
     assert there.__dlpack_device__() == (2, 0)
+    device.runtime.synchronize_all()
 
 
 def test_memory_comes_back(device: Accelerator) -> None:

@@ -90,7 +90,12 @@ class BoundRuns:
                 binding.bind_output(spec.name, *self._device)
             else:
                 binding.bind_output(spec.name, *self._device, spec.dtype.onnx, own.shape, own.pointer)
-        session.run_with_iobinding(binding, options)
+        try:
+            session.run_with_iobinding(binding, options)
+        except BaseException:
+            # A run that ends early may leave kernels behind, and what they read and write is about to be free.
+            self.accelerator.runtime.synchronize_all()
+            raise
         return {
             spec.name: self._output(spec, value, own, inputs, session)
             for spec, value, own in zip(self.outputs, binding.get_outputs(), room, strict=True)
