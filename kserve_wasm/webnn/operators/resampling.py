@@ -39,7 +39,6 @@ import numpy.typing as npt
 from kserve_wasm.tensors.dtypes import FP32, FP64, INT64
 from kserve_wasm.webnn.operand import FLOATS, Dim, Operand, Scope
 from kserve_wasm.webnn.operator import Arguments, Param, register
-from kserve_wasm.webnn.operators.elementwise import extreme
 from kserve_wasm.webnn.operators.limits import check_scratch
 from kserve_wasm.webnn.operators.movement import MAX_SIZE, check_sizes
 
@@ -181,10 +180,12 @@ def resample(
         return _interpolated(e, image, value, scalings)
     picked = image
     for scaling in scalings:
-        axis = scaling.axis
-        numerator, double, _last = _position(e, image, scaling, result.shape[axis])
-        half = _compute(e, "Add", numerator, _compute(e, "Sub", scaling.size, np.array([1])))
-        picked = _gather(e, picked, _compute(e, "Div", half, double), axis, result.shape[axis])
+        axis, dim = scaling.axis, result.shape[scaling.axis]
+        positions = _positions(e, image, scaling, dim)
+        # Of two that are equally near, the first.
+        nearest = e.node("Sub", positions, np.array([0.5]), result=positions.operand)
+        indices = e.cast(e.node("Ceil", nearest, result=positions.operand), INT64)
+        picked = _gather(e, picked, indices, axis, dim)
     return e.cast(picked, value.dtype)
 
 
@@ -198,7 +199,12 @@ def _resized(e: Emitter, value: Value, axes: Sequence[int], sizes: Sequence[Vect
     if moved:
         value = e.node("Transpose", value, perm=order, result=image)
     parts: list[Vector] = [e.shape_vector(image.shape[:2], value), *sizes]
-    vector = _concat(e, parts, 4)
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
+    vector: Vector
+    if len(arrays) == len(parts):
+        vector = np.concatenate(arrays)
+    else:
+        vector = e.node("Concat", *parts, result=Operand(INT64, (4,)), axis=0)
     value = e.node(
         "Resize",
         value,
@@ -216,100 +222,77 @@ def _resized(e: Emitter, value: Value, axes: Sequence[int], sizes: Sequence[Vect
 # --- Gathering
 
 
-def _compute(e: Emitter, op_type: str, a: Vector, b: Vector) -> Vector:
-    """A sum, product and the like of int64 vectors, one of which may have a single element."""
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        made: npt.NDArray[np.int64] = _ARITHMETIC[op_type](a, b)
-        return made
-    result = Operand(INT64, tuple(b.shape if a.shape == (1,) else a.shape))
-    if op_type in ("Max", "Min"):
-        return extreme(e, op_type, a, b, result)
-    return e.node(op_type, a, b, result=result)
+def _positions(e: Emitter, image: Value, scaling: _Scaling, dim: Dim) -> Value:
+    """Where each new pixel is along an axis of the image, float64 [dim].
 
-
-def _concat(e: Emitter, parts: Sequence[Vector], dim: Dim) -> Vector:
-    arrays = [part for part in parts if isinstance(part, np.ndarray)]
-    if len(arrays) == len(parts):
-        return np.concatenate(arrays)
-    return e.node("Concat", *parts, result=Operand(INT64, (dim,)), axis=0)
-
-
-_ARITHMETIC: dict[str, Any] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": np.floor_divide,
-    "Max": np.maximum,
-    "Min": np.minimum,
-}
-
-
-def _position(e: Emitter, image: Value, scaling: _Scaling, dim: Dim) -> tuple[Vector, Vector, Vector]:
-    """Where each new pixel is along an axis: a numerator [dim], its denominator [1], and the last old pixel [1].
-
-    (i + 0.5) * old / size - 0.5, within the image, is ((2 * i + 1) * old - size) / (2 * size): integers keep it exact.
+    (i + 0.5) * old / size - 0.5, within the image, as ((2 * i + 1) * old - size) / (2 * size): up to the division it is
+    exact.
     """
-    size = scaling.size
-    old = e.shape_vector((image.shape[scaling.axis],), image)
-    last = _compute(e, "Sub", old, np.array([1]))
-    double = _compute(e, "Mul", size, np.array([2]))
-    odd: Vector
-    if isinstance(size, np.ndarray):
-        odd = 2 * np.arange(size[0]) + 1
+    old, size = (
+        e.cast(e.value(vector), FP64)
+        for vector in (e.shape_vector((image.shape[scaling.axis],), image), scaling.size)
+    )
+    one, positions = size.operand, Operand(FP64, (dim,))
+    double = e.node("Add", size, size, result=one)
+    if isinstance(scaling.size, np.ndarray):
+        odd = e.value(2.0 * np.arange(scaling.size[0]) + 1)
     else:
         # The odd numbers below twice the size.
-        end = e.node("Squeeze", double, result=Operand(INT64, ()))
-        odd = e.node("Range", np.array(1), end, np.array(2), result=Operand(INT64, (dim,)))
+        end = e.node("Squeeze", double, result=Operand(FP64, ()))
+        odd = e.node("Range", np.array(1.0), end, np.array(2.0), result=positions)
     if scaling.start is not None:
-        odd = window(e, e.value(odd), scaling.start, dim)
-    position = _compute(e, "Sub", _compute(e, "Mul", odd, old), size)
-    position = _compute(e, "Max", position, np.array([0]))
-    return _compute(e, "Min", position, _compute(e, "Mul", double, last)), double, last
+        odd = window(e, odd, scaling.start, dim)
+    numerator = e.node("Sub", e.node("Mul", odd, old, result=positions), size, result=positions)
+    last = e.node("Squeeze", e.node("Sub", old, np.array([1.0]), result=one), result=Operand(FP64, ()))
+    found = e.node("Div", numerator, double, result=positions)
+    return e.node("Clip", found, np.array(0.0), last, result=positions)
 
 
-def _gather(e: Emitter, image: Value, indices: Vector, axis: int, dim: Dim) -> Value:
+def _gather(e: Emitter, image: Value, indices: Value, axis: int, dim: Dim) -> Value:
     shape = (*image.shape[:axis], dim, *image.shape[axis + 1 :])
     return e.node("Gather", image, indices, axis=axis, result=Operand(image.dtype, shape))
 
 
 def _interpolated(e: Emitter, image: Value, value: Value, scalings: Sequence[_Scaling]) -> Value:
-    """Gathers both neighbours along each axis, one behind the other, and only then makes floats of them."""
+    """Gathers the neighbours of each new pixel, and only then makes floats of them."""
     shape = e.results[0].shape
     behind = shape[scalings[-1].axis + 1 :]
     channels = math.prod(behind) if behind and min(behind) > 0 else 1
     joined = 1 < channels < _FEW_CHANNELS
     rank = 4 - len(behind) if joined else 4
+    picked = [image]
     factors: list[Value] = []
-    picked = image
     for scaling in scalings:
         axis, dim = scaling.axis, shape[scaling.axis]
-        numerator, double, last = _position(e, image, scaling, dim)
-        low = _compute(e, "Div", numerator, double)
-        rest = _compute(e, "Sub", numerator, _compute(e, "Mul", low, double))
-        high = _compute(e, "Min", _compute(e, "Add", low, np.array([1])), last)
-        picked = _gather(e, picked, _concat(e, [low, high], _times(dim, 2)), axis, _times(dim, 2))
-        floats = [e.cast(e.value(part), FP32) for part in (rest, double)]
-        factor = e.node("Div", *floats, result=Operand(FP32, (dim,)))
+        positions = _positions(e, image, scaling, dim)
+        before, after = (e.node(way, positions, result=positions.operand) for way in ("Floor", "Ceil"))
+        neighbours = [e.cast(before, INT64), e.cast(after, INT64)]
+        picked = [_gather(e, one, indices, axis, dim) for one in picked for indices in neighbours]
+        factor = e.cast(e.node("Sub", positions, before, result=positions.operand), FP32)
         column = (dim, *(1,) * (rank - axis - 1))
         if joined and scaling is scalings[-1]:
             factor = _reshaped(e, factor, [-1, 1], (dim, 1))
             factor = e.node("Tile", factor, np.array([1, channels]), result=Operand(FP32, (dim, channels)))
-            column = (_times(dim, channels),)
+            column = (_joined(dim, channels),)
         factors.append(_reshaped(e, factor, [-1, *column[1:]], column))
+    whole = Operand(FP32, (*shape[: rank - 1], _joined(shape[rank - 1], channels)) if joined else shape)
     if joined:
-        joint = (*picked.shape[: rank - 1], _times(picked.shape[rank - 1], channels))
-        picked = _reshaped(e, picked, [0] * (rank - 1) + [-1], joint)
-    made = e.cast(e.cast(picked, value.dtype), FP32)
-    for scaling, factor in zip(scalings, factors, strict=True):
-        axis = scaling.axis
-        size = _times(shape[axis], channels) if joined and axis == rank - 1 else shape[axis]
-        half = Operand(FP32, (*made.shape[:axis], size, *made.shape[axis + 1 :]))
-        first, second = e.nodes("Split", made, results=(half, half), axis=axis, num_outputs=2)
-        step = e.node("Mul", e.node("Sub", second, first, result=half), factor, result=half)
-        made = e.node("Add", first, step, result=half)
+        picked = [_reshaped(e, one, [0] * (rank - 1) + [-1], whole.shape) for one in picked]
+    made = [e.cast(e.cast(one, value.dtype), FP32) for one in picked]
+    for factor in reversed(factors):
+        made = [
+            _between(e, first, second, factor, whole)
+            for first, second in zip(made[::2], made[1::2], strict=True)
+        ]
+    (result,) = made
     if joined:
-        made = _reshaped(e, made, [0] * (rank - 1) + [-1, *behind], shape)
-    return e.cast(made, value.dtype)
+        result = _reshaped(e, result, [0] * (rank - 1) + [-1, *behind], shape)
+    return e.cast(result, value.dtype)
+
+
+def _between(e: Emitter, first: Value, second: Value, factor: Value, result: Operand) -> Value:
+    step = e.node("Mul", e.node("Sub", second, first, result=result), factor, result=result)
+    return e.node("Add", first, step, result=result)
 
 
 def _reshaped(e: Emitter, value: Value, vector: Sequence[int], shape: tuple[Dim, ...]) -> Value:
@@ -325,9 +308,9 @@ def window(e: Emitter, value: Value, start: Value, size: Dim) -> Value:
     return e.node("Reshape", e.node("Slice", value, start, end, result=cut), length, allowzero=1, result=cut)
 
 
-def _times(dim: Dim, factor: int) -> Dim:
+def _joined(dim: Dim, channels: int) -> Dim:
     # Of an open dimension nothing else is asked here than that it is open.
-    return dim * factor if dim >= 0 else dim
+    return dim * channels if dim >= 0 else dim
 
 
 register(
