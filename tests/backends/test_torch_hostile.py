@@ -13,7 +13,7 @@ from tests.support import require
 require(find_spec("torch"), "torch is not installed: pip install torch")
 
 FUZZ = """
-import io, json, math, random, sys, time, warnings, zipfile
+import io, json, math, random, resource, sys, time, warnings, zipfile
 from collections import Counter
 
 warnings.simplefilter("ignore")
@@ -26,6 +26,8 @@ from kserve_wasm.tensors import Tensor
 from tests.backends import torch_models as models
 from tests.backends.torch_models import spec
 
+# PyTorch takes what memory an archive asks for; without a limit the host's own would end this process.
+resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
 kind, seed, tries = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 rng = random.Random(seed)
 options = {}

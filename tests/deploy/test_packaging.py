@@ -52,7 +52,7 @@ def canonical(name: str) -> str:
         ("ray_app", ("ray",)),
         ("tests", ("ray", "test", "torch")),
         ("examples", ("demo",)),
-        ("hack", ("test",)),
+        ("hack", ("test", "torch")),
     ],
 )
 def test_whatever_is_imported_is_a_dependency(folder: str, extras: tuple[str, ...]) -> None:
