@@ -60,6 +60,13 @@ def _times(channels: Dim, groups: int, scope: Scope) -> Dim:
     return channels if groups == 1 else scope.open()
 
 
+def _check_windows(a: Arguments, scope: Scope, windows: tuple[Axis, Axis]) -> None:
+    """Fails unless filters are known to have elements: over none, ONNX Runtime's Conv would run for ever."""
+    for axis in windows:
+        if axis.window == 0 or axis.window in scope.bounds:
+            a.fail(f"the filter must have a {axis.name} of at least 1, which no run decides")
+
+
 def _windows(a: Arguments, filter_layouts: tuple[str, ...]) -> tuple[Axis, Axis]:
     given = layout(a, "inputLayout", INPUT_LAYOUTS)
     filters = layout(a, "filterLayout", filter_layouts)
@@ -97,6 +104,7 @@ def _row_wise(a: Arguments) -> bool:
 def _conv2d_infer(a: Arguments, scope: Scope) -> Operand:
     _check(a)
     windows = _windows(a, FILTER_LAYOUTS)
+    _check_windows(a, scope, windows)
     given = INPUT_LAYOUTS[a.inputLayout]
     batch, channels = arranged(a.input.shape, given, "nc")
     outputs, inputs = arranged(a.filter.shape, FILTER_LAYOUTS[a.filterLayout], "oi")
@@ -109,7 +117,7 @@ def _conv2d_infer(a: Arguments, scope: Scope) -> Operand:
         )
     a.check_shape("bias", (outputs,))
     height, width = (axis.count(a, scope) for axis in windows)
-    check_products(a, batch, outputs, height, width, inputs, *(axis.window for axis in windows))
+    check_products(a, scope, batch, outputs, height, width, inputs, *(axis.window for axis in windows))
     return Operand(a.input.dtype, arranged((batch, outputs, height, width), "nchw", given))
 
 
@@ -152,6 +160,7 @@ def _output_padding(axis: Axis, padding: int, wanted: int | None) -> int:
 def _conv_transpose2d_infer(a: Arguments, scope: Scope) -> Operand:
     _check(a)
     windows = _windows(a, TRANSPOSE_FILTER_LAYOUTS)
+    _check_windows(a, scope, windows)
     given = INPUT_LAYOUTS[a.inputLayout]
     batch, channels = arranged(a.input.shape, given, "nc")
     inputs, outputs = arranged(a.filter.shape, TRANSPOSE_FILTER_LAYOUTS[a.filterLayout], "io")
@@ -168,8 +177,8 @@ def _conv_transpose2d_infer(a: Arguments, scope: Scope) -> Operand:
     a.check_shape("bias", (outputs_together,))
     # What every element of the input makes of the filter is held before it is added up.
     sizes = (outputs, *(axis.size for axis in windows), *(axis.window for axis in windows))
-    check_scratch(a, *sizes)
-    check_products(a, batch, inputs, *sizes)
+    check_scratch(a, scope, *sizes)
+    check_products(a, scope, batch, inputs, *sizes)
     return Operand(a.input.dtype, arranged((batch, outputs_together, height, width), "nchw", given))
 
 

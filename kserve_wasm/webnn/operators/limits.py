@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from kserve_wasm.webnn.operand import Dim
+from kserve_wasm.webnn.operand import Dim, Scope
 from kserve_wasm.webnn.operator import Arguments
 
 MAX_PRODUCTS = 1 << 40
@@ -18,23 +18,23 @@ MAX_SCRATCH = 1 << 28
 """Elements of 4 bytes that a kernel allocates beyond its results."""
 
 
-def check_products(a: Arguments, *sizes: Dim) -> None:
-    """Fails where the product of the sizes, the multiplications to do, is too much; dispatch knows the open ones."""
-    _check(a, sizes, MAX_PRODUCTS, "multiplications")
+def check_products(a: Arguments, scope: Scope, *sizes: Dim) -> None:
+    """Fails where the product of the sizes, the multiplications to do, is too much."""
+    _check(a, scope, sizes, MAX_PRODUCTS, "multiplications")
 
 
-def check_visits(a: Arguments, *sizes: Dim) -> None:
+def check_visits(a: Arguments, scope: Scope, *sizes: Dim) -> None:
     """Fails where the product of the sizes, the elements that windows visit, is too much."""
-    _check(a, sizes, MAX_VISITS, "elements in windows")
+    _check(a, scope, sizes, MAX_VISITS, "elements in windows")
 
 
-def check_scratch(a: Arguments, *sizes: Dim) -> None:
+def check_scratch(a: Arguments, scope: Scope, *sizes: Dim) -> None:
     """Fails where the product of the sizes, the elements held meanwhile, is too much."""
-    _check(a, sizes, MAX_SCRATCH, "intermediate elements")
+    _check(a, scope, sizes, MAX_SCRATCH, "intermediate elements")
 
 
-def _check(a: Arguments, sizes: tuple[Dim, ...], most: int, what: str) -> None:
-    # An open dimension is at least 1.
-    least = math.prod(max(size, 1) for size in sizes)
+def _check(a: Arguments, scope: Scope, sizes: tuple[Dim, ...], most: int, what: str) -> None:
+    # Dispatch checks again with the sizes of open dimensions, but not of those that only the run decides.
+    least = math.prod(max(scope.bound(size) or 1, 1) for size in sizes)
     if least > most:
         a.fail(f"it takes {least} {what}, and an operator may take {most}")

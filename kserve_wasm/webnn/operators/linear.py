@@ -22,7 +22,7 @@ def _check_inner(a: Arguments, columns: int, rows: int) -> None:
         a.fail(f"a has {columns} columns and b has {rows} rows: they must be as many")
 
 
-def _matmul_infer(a: Arguments, _scope: Scope) -> Operand:
+def _matmul_infer(a: Arguments, scope: Scope) -> Operand:
     a.check_dtype("a", FLOATS)
     a.check_same_dtype("a", "b")
     a.check_rank("a", 2, MAX_RANK)
@@ -32,7 +32,7 @@ def _matmul_infer(a: Arguments, _scope: Scope) -> Operand:
     stack = broadcast(tuple(stack_a), tuple(stack_b))
     if stack is None:
         a.fail(f"the stacks of matrices, {shown(stack_a)} and {shown(stack_b)}, cannot be broadcast")
-    check_products(a, *stack, m, max(k, rows), n)
+    check_products(a, scope, *stack, m, max(k, rows), n)
     return Operand(a.a.dtype, (*stack, m, n))
 
 
@@ -55,7 +55,7 @@ register(
 )
 
 
-def _gemm_infer(a: Arguments, _scope: Scope) -> Operand:
+def _gemm_infer(a: Arguments, scope: Scope) -> Operand:
     a.check_dtype("a", FLOATS)
     a.check_same_dtype("a", "b", "c")
     a.check_rank("a", 2)
@@ -68,7 +68,7 @@ def _gemm_infer(a: Arguments, _scope: Scope) -> Operand:
         for given, wanted in zip(reversed(a.c.shape), (n, m), strict=False):
             if given not in (1, wanted) and given >= 0 and wanted >= 0:
                 a.fail(f"c cannot be broadcast to {shown((m, n))}")
-    check_products(a, m, max(k, rows), n)
+    check_products(a, scope, m, max(k, rows), n)
     return Operand(a.a.dtype, (m, n))
 
 

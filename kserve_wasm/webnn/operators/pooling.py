@@ -72,7 +72,7 @@ def _infer(allowed: frozenset[DType]) -> Infer:
                 a.fail(f"there are windows over the {axis.name} that have padding alone")
         given = INPUT_LAYOUTS[a.layout]
         batch, channels = arranged(a.input.shape, given, "nc")
-        check_visits(a, batch, channels, *counts, *(axis.window for axis in windows))
+        check_visits(a, scope, batch, channels, *counts, *(axis.window for axis in windows))
         return Operand(a.input.dtype, arranged((batch, channels, *counts), "nchw", given))
 
     return infer

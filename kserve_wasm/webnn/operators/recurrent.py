@@ -162,11 +162,11 @@ def _gru_step(e: Emitter, cell: _Cell, x: Value, hidden: Value) -> Value:
 
 
 def _cell_infer(kind: _Kind) -> Infer:
-    def infer(a: Arguments, _scope: Scope) -> Operand | tuple[Operand, ...]:
+    def infer(a: Arguments, scope: Scope) -> Operand | tuple[Operand, ...]:
         a.check_rank("input", 2)
         batch, inputs = a.input.shape
         _check(a, kind, (), batch)
-        check_products(a, batch, kind.gates * a.hiddenSize, max(inputs, 1) + a.hiddenSize)
+        check_products(a, scope, batch, kind.gates * a.hiddenSize, max(inputs, 1) + a.hiddenSize)
         state = Operand(a.input.dtype, (batch, a.hiddenSize))
         return (state,) * kind.states if kind.states > 1 else state
 
@@ -208,7 +208,7 @@ def _directions(a: Arguments) -> int:
 
 
 def _network_infer(kind: _Kind) -> Infer:
-    def infer(a: Arguments, _scope: Scope) -> tuple[Operand, ...]:
+    def infer(a: Arguments, scope: Scope) -> tuple[Operand, ...]:
         a.check_rank("input", 3)
         steps, batch, inputs = a.input.shape
         if a.steps == 0 or 0 <= steps != a.steps:
@@ -216,8 +216,8 @@ def _network_infer(kind: _Kind) -> Infer:
         directions = _directions(a)
         _check(a, kind, (directions,), batch)
         units = kind.gates * a.hiddenSize
-        check_products(a, a.steps, directions, batch, units, max(inputs, 1) + a.hiddenSize)
-        check_scratch(a, a.steps, directions, batch, units)
+        check_products(a, scope, a.steps, directions, batch, units, max(inputs, 1) + a.hiddenSize)
+        check_scratch(a, scope, a.steps, directions, batch, units)
         shape = (directions, batch, a.hiddenSize)
         states = (Operand(a.input.dtype, shape),) * kind.states
         return (*states, Operand(a.input.dtype, (a.steps, *shape))) if a.returnSequence else states

@@ -88,7 +88,7 @@ def _infer(a: Arguments, scope: Scope) -> Operand:
 def resampled(a: Arguments, scope: Scope, shape: tuple[Dim, ...]) -> Operand:
     """The result, of this shape; fails where it, or the four neighbours of each of its pixels, are too many."""
     check_sizes(a, shape)
-    check_scratch(a, 4, *(scope.bound(dim) or 1 for dim in shape))
+    check_scratch(a, scope, 4, *shape)
     return Operand(a.input.dtype, shape)
 
 
