@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kserve_wasm.tensors.dtypes import FP16
+from kserve_wasm.webnn import Builder, OperatorError
 from tests.webnn.refusals import refusal
 from tests.webnn.uses import Use, check
 
@@ -69,3 +71,13 @@ def test_a_mean_far_from_zero_costs_batch_normalization_no_digits(constants: fro
     x = (mean[:, None, None] + rng.standard_normal((2, 3, 4, 5))).astype(np.float32)
     variance, scale, bias = (rng.uniform(0.5, 2, 3).astype(np.float32) for _ in range(3))
     check([Use("batchNormalization", (x, mean, variance), {"scale": scale, "bias": bias}, constants)])
+
+
+def test_an_empty_input_has_no_instances() -> None:
+    """ONNX Runtime's kernel for float16 would read what is not there."""
+    builder = Builder(1 << 20)
+    builder.input("x", FP16, (1, 2, -1, 3))
+    program = builder.build([("y", builder.add("instanceNormalization", (1, 0, 0, 1e-5, 0))[0])])
+    program.check(((1, 2, 4, 3),))
+    with pytest.raises(OperatorError, match=r"^instanceNormalization: input must not be empty"):
+        program.check(((1, 2, 0, 3),))

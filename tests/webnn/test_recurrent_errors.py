@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from kserve_wasm.tensors.dtypes import FP32
+from kserve_wasm.webnn import Builder, OperatorError
 from kserve_wasm.webnn.operator import OPERATORS
 from tests.webnn.refusals import refusal
 
@@ -101,3 +103,23 @@ def test_a_network_cannot_hold_more_than_a_kernel_may_allocate() -> None:
     rest = (steps, hidden, 0, 0, 0, 0, 0, 0, 0, 0, (0, 0, 0))
     expected = f"it takes {steps * 4 * hidden} intermediate elements, and an operator may take {1 << 28}"
     assert expected in refusal("lstm", operands, (1, 2, 3, *rest))
+
+
+@pytest.mark.parametrize("operator", ["gru", "lstm"])
+def test_a_batch_is_not_empty(operator: str) -> None:
+    """ONNX Runtime's kernels would end the process."""
+    known, builder, arguments = shapes(operator), Builder(1 << 20), []
+    for param in OPERATORS[operator].params:
+        if param.name in known and param.kind == "operand":
+            shape = known[param.name]
+            arguments.append(
+                builder.input(param.name, FP32, (STEPS, -1, INPUTS) if param.name == "input" else shape)
+            )
+        else:
+            numbers = {"steps": STEPS, "hiddenSize": HIDDEN}
+            arguments.append(numbers.get(param.name, param.default or 0))
+    program = builder.build([("y", builder.add(operator, tuple(arguments))[0])])
+    weights = known["weight"], known["recurrentWeight"]
+    program.check(((STEPS, BATCH, INPUTS), *weights))
+    with pytest.raises(OperatorError, match=rf"^{operator}: input must not be empty"):
+        program.check(((STEPS, 0, INPUTS), *weights))

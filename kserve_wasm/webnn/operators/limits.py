@@ -33,6 +33,12 @@ def check_scratch(a: Arguments, scope: Scope, *sizes: Dim) -> None:
     _check(a, scope, sizes, MAX_SCRATCH, "intermediate elements")
 
 
+def check_filled(a: Arguments, scope: Scope, name: str) -> None:
+    """Fails where the operand is empty, or the run can decide that it is: there are kernels that end the process."""
+    if any(size == 0 or size in scope.bounds for size in getattr(a, name).shape):
+        a.fail(f"{name} must not be empty, nor have sizes that only the run decides")
+
+
 def _check(a: Arguments, scope: Scope, sizes: tuple[Dim, ...], most: int, what: str) -> None:
     # Dispatch checks again with the sizes of open dimensions, but not of those that only the run decides.
     least = math.prod(max(scope.bound(size) or 1, 1) for size in sizes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kserve_wasm.webnn.operand import FLOATS, Operand, Scope
+from kserve_wasm.webnn.operand import FLOATS, Operand, Scope, is_named
 from kserve_wasm.webnn.operator import Arguments, Param, register
 from kserve_wasm.webnn.operators.activation import INPUT, real
 from kserve_wasm.webnn.operators.elementwise import held
@@ -150,6 +150,8 @@ def _instance_infer(a: Arguments, _scope: Scope) -> Operand:
     a.check_dtype("input", FLOATS)
     a.check_same_dtype("input", "scale", "bias")
     a.check_rank("input", 4)
+    if 0 in a.input.shape:
+        a.fail("input must not be empty")
     channels = a.input.shape[layout(a, "layout", INPUT_LAYOUTS).index("c")]
     a.check_shape("scale", (channels,))
     a.check_shape("bias", (channels,))
@@ -160,7 +162,9 @@ def _instance(e: Emitter, a: Arguments) -> Value:
     given = INPUT_LAYOUTS[a.layout]
     channels = a.input.shape[given.index("c")]
     scale, bias = _filled(a, "scale", 1, (channels,)), _filled(a, "bias", 0, (channels,))
-    if given != "nchw" or scale is None or bias is None:
+    # Of an empty float16 input, ONNX Runtime's kernel reads what is not there: it must be known that it is not.
+    filled = all(size > 0 or is_named(size) for size in a.input.shape)
+    if given != "nchw" or scale is None or bias is None or not filled:
         axes = [given.index("h"), given.index("w")]
         return _scaled(e, a, _standardized(e, a, axes), (given.index("c"),))
     return e.node("InstanceNormalization", a.input, scale, bias, epsilon=real(a.input.dtype, a.epsilon))

@@ -14,7 +14,7 @@ import numpy as np
 
 from kserve_wasm.webnn.operand import FLOATS, Dim, Operand, Scope
 from kserve_wasm.webnn.operator import Arguments, Infer, Kind, Param, register
-from kserve_wasm.webnn.operators.limits import check_products, check_scratch
+from kserve_wasm.webnn.operators.limits import check_filled, check_products, check_scratch
 from kserve_wasm.webnn.operators.windows import layout
 
 if TYPE_CHECKING:
@@ -210,6 +210,7 @@ def _directions(a: Arguments) -> int:
 def _network_infer(kind: _Kind) -> Infer:
     def infer(a: Arguments, scope: Scope) -> tuple[Operand, ...]:
         a.check_rank("input", 3)
+        check_filled(a, scope, "input")
         steps, batch, inputs = a.input.shape
         if a.steps == 0 or 0 <= steps != a.steps:
             a.fail(f"steps must be the first size of the input and at least 1, got {a.steps}")
