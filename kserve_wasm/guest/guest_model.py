@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import wasmtime
 
@@ -51,11 +50,9 @@ BUILT = "webnn"
 _kept = [0]
 _kept_lock = threading.Lock()
 
-_UNOPTIMIZED: dict[str, dict[str, Any]] = {
-    "onnx": {"graph_optimization": "none"},
-    "pytorch": {"optimize": False},
-}
-"""Options by encoding."""
+_UNCHECKED = frozenset({"pytorch"})
+"""Encodings of graphs that are not taken from guests: some operators of PyTorch read beyond a tensor's memory when they
+are told to."""
 
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 
@@ -193,11 +190,17 @@ class GuestModel:
     def _open_bytes(self, encoding: str, buffers: tuple[bytes, ...]) -> GraphScheduler:
         """Opens a graph from a guest's own bytes, for WASI-NN ``load``.
 
-        It is not optimized: folding its constants would compute, before any deadline or limit counts.
+        An ONNX graph is not optimized: folding its constants would compute, before any deadline or limit counts.
         """
         if len(buffers) != 1:
             raise NotSupported(f"{encoding} graphs of {len(buffers)} buffers are not supported")
-        source = GraphSource("load", encoding, data=buffers[0], options=_UNOPTIMIZED.get(encoding, {}))
+        if encoding in _UNCHECKED:
+            raise NotSupported(
+                f"{encoding} graphs are not opened from a guest's own bytes: ship them with the model, under 'graphs' "
+                "in model.yaml"
+            )
+        options = {"graph_optimization": "none"} if encoding == "onnx" else {}
+        source = GraphSource("load", encoding, data=buffers[0], options=options)
         graph = open_graph(source, self.config.device)
         return DirectScheduler(graph, self.metrics.compute("load"))
 

@@ -15,8 +15,8 @@ from kserve_wasm.tensors.dtypes import DType
 
 CPU = (1, 0)
 """Host memory, as ``__dlpack_device__`` says it."""
-PER_THREAD_STREAM = 2
-"""What ``__dlpack__`` calls CUDA's stream of the calling thread."""
+LEGACY_STREAM = 1
+"""What ``__dlpack__`` calls CUDA's default stream; PyTorch refuses the calling thread's own."""
 
 _OLD, _VERSIONED = b"dltensor", b"dltensor_versioned"
 _USED = {_OLD: b"used_dltensor", _VERSIONED: b"used_dltensor_versioned"}
@@ -109,12 +109,12 @@ class _Lent:
 def take(source: Any) -> Imported:
     """What ``source``, an object with ``__dlpack__``, lends.
 
-    On a device, the calling thread's stream waits for what still writes the memory.
+    On a device, its default stream waits for what still writes the memory.
 
     Raises:
         TypeError: it is no contiguous row-major tensor, or its elements have no V2 datatype.
     """
-    stream = None if tuple(source.__dlpack_device__()) == CPU else PER_THREAD_STREAM
+    stream = None if tuple(source.__dlpack_device__()) == CPU else LEGACY_STREAM
     try:
         capsule = source.__dlpack__(stream=stream, max_version=(1, 0))
     except TypeError:  # made before DLPack 1.0

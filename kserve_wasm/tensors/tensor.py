@@ -168,7 +168,7 @@ class Tensor:
             raw = devices.host_view(taken.owner, taken.pointer, nbytes, read_only=taken.read_only)
             return cls(taken.dtype, taken.shape, raw.view(taken.dtype.numpy).reshape(taken.shape))
         accelerator = devices.of_dlpack(*taken.device)
-        accelerator.synchronize()  # this thread's stream waits for those that wrote it
+        accelerator.runtime.synchronize_all()  # the default stream waits for those that wrote it
         return cls.from_device(
             taken.dtype, taken.shape, accelerator.adopt(taken.owner, taken.pointer, nbytes)
         )

@@ -24,7 +24,7 @@ class PyTorchOptions:
             they were traced. An exported program says them itself.
         outputs: likewise. Left out, they are learnt from one run on zeros, which needs the inputs' types.
         optimize: fold what is constant in TorchScript, its weights included, when it is opened. Needs a module without
-            state that changes. False is for graphs that guests bring: no code of theirs may run while they are opened.
+            state that changes.
     """
 
     intra_op_threads: int = 0

@@ -37,7 +37,6 @@ _REFUSED_WORDS = re.compile(
 """What code in an archive may not hold, wherever it stands: TorchScript has no way to make names out of data."""
 _CLASSES = re.compile(rb"(?<=\btorch\.)classes\b(?!\.quantized\.)[.\w]*|(?<!\w\.)\bclasses\b")
 """Classes that are written in C++, but those of quantised weights."""
-_SETSTATE = re.compile(rb"\bdef\s+__setstate__\b")
 
 _READ = ("data", "constants", "code", "traced_inputs", "version", "byteorder", ".data")
 """Where the records lie that PyTorch reads."""
@@ -47,8 +46,6 @@ _LEARNING = 10.0
 """Seconds for the run on zeros."""
 _MOST_ZEROS = 64 << 20
 """Elements that it may take."""
-_LEARNING_FOR_GUESTS = 1.0
-"""The same where a guest brings the archive, while it runs."""
 
 
 def open_program(archive: Archive, options: PyTorchOptions, device: torch.device) -> Program:
@@ -58,7 +55,7 @@ def open_program(archive: Archive, options: PyTorchOptions, device: torch.device
         BackendError: it is damaged, changes itself, or has what is not allowed here.
         ModelLoadError: types are in neither the archive nor the options.
     """
-    _refuse(archive, options)
+    _refuse(archive)
     check_storages(archive)
     has_types = "traced_inputs.pkl" in archive
     loaded = torch.jit.load(
@@ -79,8 +76,7 @@ def open_program(archive: Archive, options: PyTorchOptions, device: torch.device
         (names.index(a.name) if a.name in names else None, a.default_value) for a in schema.arguments[1:]
     ]
     run = Interruptible(module, arguments, stateless=options.optimize, device=device)
-    limit = _LEARNING if options.optimize else _LEARNING_FOR_GUESTS
-    outputs = options.outputs or _learn(run, zeros, inputs, numbers, device, limit)
+    outputs = options.outputs or _learn(run, zeros, inputs, numbers, device)
 
     def call(values: list[Any], deadline: float) -> Sequence[Any]:
         return _pick(run(values, deadline), outputs)
@@ -93,7 +89,7 @@ def _is_frozen(module: Any) -> list[bool]:
     return [True] if not hasattr(module, "training") else []
 
 
-def _refuse(archive: Archive, options: PyTorchOptions) -> None:
+def _refuse(archive: Archive) -> None:
     for name in archive.names:
         is_code = name.startswith("code/")
         if name.endswith(".debug_pkl") or not (is_code or name.endswith(".pkl")):
@@ -108,8 +104,6 @@ def _refuse(archive: Archive, options: PyTorchOptions) -> None:
                 f"the archive says '{found[0].decode(errors='replace')}', which can reach beyond tensors; leave it "
                 "out, rename what is called so, or export the module with torch.export"
             )
-        if is_code and not options.optimize and _SETSTATE.search(content):
-            raise BackendError("the archive has code that runs while it is opened (__setstate__)")
 
 
 def _inputs(
@@ -170,7 +164,6 @@ def _learn(
     inputs: Sequence[TensorSpec],
     numbers: frozenset[str],
     device: torch.device,
-    limit: float,
 ) -> tuple[TensorSpec, ...]:
     """What the program gives for zeros: names, types, and numbers of dimensions."""
     dtypes = {dtype: torch_dtype for torch_dtype, dtype in TORCH_DTYPES.items()}
@@ -183,7 +176,7 @@ def _learn(
                 for s, shape in zip(inputs, shapes, strict=True)
             ]
             values = [z.item() if s.name in numbers else z for s, z in zip(inputs, zeros, strict=True)]
-            result = run(values, time.monotonic() + limit)
+            result = run(values, time.monotonic() + _LEARNING)
     except Exception as error:  # torch.jit.Error is no RuntimeError
         why = "it takes too long" if isinstance(error, Stopped) else plain(error)
         raise ModelLoadError(
