@@ -6,7 +6,7 @@
 
 #include "kserve_wasm.h"
 
-#define IMAGE_MAX_SIDE 16384
+#define IMAGE_MAX_SIDE 8192
 
 /* Whether `image` is UINT8 [1, height, width, 3], with sides of `min_side` to IMAGE_MAX_SIDE pixels of which none is more
  * than `max_aspect` times the other. */

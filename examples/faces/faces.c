@@ -127,7 +127,7 @@ KW_EXPORT("infer") kw_errno infer(void) {
   KW_TRY(kw_input_by_name(KW_STR("image"), &image));
   if (!image_fits(image, MIN_SIDE, MAX_ASPECT)) {
     kw_fail(KW_FAIL_INPUT, KW_STR("input 'image' must be UINT8 [1, height, width, 3] of an RGB picture: sides of 16 to "
-                                  "16384 pixels, one at most 16 times as long as the other"));
+                                  "8192 pixels, one at most 16 times as long as the other"));
     return KW_INVALID_ARGUMENT;
   }
   KW_TRY(kw_dispatch(before, &image, 1, prepared, 3));

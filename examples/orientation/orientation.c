@@ -21,8 +21,9 @@ static kw_graph before, model, after;
 
 /* image → x, the model's input [1, 3, SIDE, SIDE]. */
 static kw_errno build_before(void) {
+  /* Of the pixels that the model was trained with. */
   static const float mean[] = {0.485f * 255, 0.456f * 255, 0.406f * 255};
-  static const float scale[] = {1 / (0.229f * 255), 1 / (0.224f * 255), 1 / (0.225f * 255)};
+  static const float variance[] = {58.395f * 58.395f, 57.12f * 57.12f, 57.375f * 57.375f};
   ml_builder b = ml_create_builder();
   ml_operand image = ml_input(b, KW_STR("image"), KW_UINT8, (const int64_t[]){1, -1, -2, 3}, 4);
 
@@ -39,8 +40,8 @@ static kw_errno build_before(void) {
                                          ML_LINEAR, (const uint32_t[]){1, 2}, 2);
   ml_operand middle = mlx_slice_from(resized, starts, (const int32_t[]){1, SIDE, SIDE, 3}, 4);
   ml_operand planes = ml_transpose(middle, (const uint32_t[]){0, 3, 1, 2}, 4);
-  ml_operand centred = ml_sub(planes, ml_constant(b, KW_FP32, (const int64_t[]){3, 1, 1}, 3, mean, sizeof mean));
-  ml_operand x = ml_mul(centred, ml_constant(b, KW_FP32, (const int64_t[]){3, 1, 1}, 3, scale, sizeof scale));
+  ml_operand x = ml_batch_normalization(planes, ml_vector_f32(b, mean, 3), ml_vector_f32(b, variance, 3), ML_NONE, ML_NONE,
+                                        1, 0);
   KW_TRY(ml_build_one(b, KW_STR("x"), x, &before));
   return mlx_keep(before, KW_STR("before"));
 }
@@ -71,7 +72,7 @@ KW_EXPORT("infer") kw_errno infer(void) {
   KW_TRY(kw_input_by_name(KW_STR("image"), &image));
   if (!image_fits(image, MIN_SIDE, MAX_ASPECT)) {
     kw_fail(KW_FAIL_INPUT, KW_STR("input 'image' must be UINT8 [1, height, width, 3] of an RGB picture: sides of 32 to "
-                                  "16384 pixels, one at most 8 times as long as the other"));
+                                  "8192 pixels, one at most 8 times as long as the other"));
     return KW_INVALID_ARGUMENT;
   }
   KW_TRY(kw_dispatch(before, &image, 1, &x, 1));
