@@ -45,6 +45,18 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def near(path: Path) -> list[Path]:
+    """The folders that a script finds modules in: its own, and for an example the one that all share."""
+    return [path.parent, *([path.parents[1]] if path.parts[-3] == "examples" else [])]
+
+
+def fetched(path: Path) -> set[str]:
+    """What an example fetches by its own list when it is built."""
+    listed = path.with_name("requirements.txt")
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    return {canonical(line.partition("==")[0]) for line in lines if "==" in line}
+
+
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
@@ -66,7 +78,8 @@ def test_whatever_is_imported_is_a_dependency(folder: str, extras: tuple[str, ..
         if name not in ours
         # torch need not be installed; its distribution has its name.
         and not {canonical(d) for d in providers.get(name, (name,))} & requirements(*extras)
-        and not any(path.with_name(f"{name}{end}").exists() for end in (".py", ""))
+        and not any((beside / f"{name}{end}").exists() for beside in near(path) for end in (".py", ""))
+        and canonical(name) not in fetched(path)
     }
     assert not undeclared
 
