@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 from kserve_wasm.backends import Graph, GraphSource
+from kserve_wasm.backends.onnx.bound import BoundRuns
 from kserve_wasm.errors import BackendError, DeadlineExceeded, InvalidRequest
-from kserve_wasm.tensors import DTYPES, Tensor
+from kserve_wasm.tensors import DTYPES, Tensor, TensorSpec
 from kserve_wasm.tensors.devices import ALIGNMENT, Accelerator
 from tests.backends import models
 from tests.backends.contract import some_tensor
@@ -146,8 +150,6 @@ def test_a_graph_may_say_what_is_not_so_of_its_outputs(device: Accelerator) -> N
 
 def test_rows_of_a_batch_reach_kernels_aligned(device: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
     bound: list[int] = []
-    import onnxruntime as ort
-
     original = ort.IOBinding.bind_input
 
     def bind_input(self: object, *arguments: object) -> None:
@@ -211,6 +213,75 @@ def test_graphs_with_text_take_and_give_host_memory(device: Accelerator) -> None
     answer = graph.run({"a": text, "b": text})
     assert answer["joined"].numpy().tolist() == [b"aa", b"bb"]
     assert answer["equal"].device == "cpu"
+
+
+def test_memory_of_onnx_runtime_is_freed_before_the_session_that_frees_it(device: Accelerator) -> None:
+    order: list[str] = []
+
+    class Lives:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __del__(self) -> None:
+            order.append(self.name)
+
+        def data_ptr(self) -> int:
+            return 4096
+
+        def shape(self) -> list[int]:
+            return [2]
+
+    output = BoundRuns(device, (), ())._output(
+        TensorSpec("y", FP32, (2,)), Lives("value"), None, (), Lives("session")
+    )
+    assert order == []
+    del output
+    gc.collect()
+    assert order == ["value", "session"]
+
+
+def test_what_was_captured_of_a_run_that_failed_is_not_replayed(
+    device: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime ends a capture however the run ended: a replay would leave the former answer in place."""
+    graph = opened(device, DOUBLE, cuda_graphs=True)
+    ran: list[tuple[str, str]] = []
+    fails = [False]
+    original = ort.InferenceSession.run_with_iobinding
+
+    def run_with_iobinding(self: Any, binding: Any, options: Any) -> None:
+        ran.append((threading.current_thread().name, options.get_run_config_entry("gpu_graph_id")))
+        if fails[0]:
+            raise RuntimeError("stopped")
+        original(self, binding, options)
+
+    monkeypatch.setattr(ort.InferenceSession, "run_with_iobinding", run_with_iobinding)
+
+    def ask(value: float) -> None:
+        answer = graph.run(
+            {"x": Tensor.from_numpy(np.full((1, 1), value, np.float32))}, time.monotonic() + 60
+        )
+        assert answer["y"].numpy() == 2 * value
+
+    fails[0] = True
+    with pytest.raises(BackendError, match="stopped"):
+        ask(1)
+    fails[0] = False
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(ask, range(6)))
+    assert [number for _, number in ran] == ["1"] + ["2"] * 6
+    assert len({thread for thread, _ in ran}) == 1
+    gc.collect()
+    assert device.held_bytes == 2 * 256
+
+
+def test_a_captured_run_that_comes_too_late_is_not_begun(device: Accelerator) -> None:
+    graph = opened(device, DOUBLE, cuda_graphs=True)
+    options = ort.RunOptions()
+    options.terminate = True
+    with pytest.raises(RuntimeError, match="until it was stopped"):
+        graph._run(graph._session, {"x": some_tensor(FP32, (1, 1))}, options)  # type: ignore[attr-defined]
+    assert device.held_bytes == 0
 
 
 def test_only_so_many_shapes_are_captured(device: Accelerator) -> None:

@@ -40,6 +40,14 @@ def test_tensorrt_comes_before_cuda_on_a_gpu_alone() -> None:
     assert wanted_providers(listed, "gpu") == [CUDA, TENSORRT, CPU]
 
 
+@pytest.mark.usefixtures("build_with_everything")
+@pytest.mark.parametrize("options", [{"tensorrt": True}, {"providers": [TENSORRT, CUDA, CPU]}])
+def test_tensorrt_captures_no_graphs(options: dict[str, Any]) -> None:
+    with pytest.raises(ModelLoadError, match=r"'tensorrt' and 'cuda_graphs' .* exclude each other"):
+        wanted_providers(parse({**options, "cuda_graphs": True}), "gpu")
+    assert wanted_providers(parse({"tensorrt": True, "cuda_graphs": True}), "cpu") == [CPU]
+
+
 def test_what_this_build_lacks_is_refused_or_left_out() -> None:
     if TENSORRT in ort.get_available_providers():
         pytest.skip("this build of ONNX Runtime has TensorRT")
@@ -65,7 +73,6 @@ def test_options_go_to_their_provider_as_text() -> None:
     }
     assert started(options, TENSORRT) == {
         "trt_fp16_enable": "1",
-        "trt_cuda_graph_enable": "1",
         "device_id": "3",
     }
     assert started(options, CPU) == {}

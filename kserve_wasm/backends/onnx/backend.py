@@ -24,7 +24,7 @@ from kserve_wasm.backends.onnx.options import (
 )
 from kserve_wasm.backends.onnx.providers import provider_options
 from kserve_wasm.backends.onnx.shapes import unranked_inputs
-from kserve_wasm.errors import BackendError, DeviceUnavailable
+from kserve_wasm.errors import BackendError, DeviceUnavailable, ModelLoadError
 from kserve_wasm.tensors.devices import cuda
 
 _GPU_PROVIDERS = frozenset(
@@ -134,10 +134,17 @@ def wanted_providers(options: OnnxOptions, device: Device) -> list[str]:
 
     Raises:
         DeviceUnavailable: one is not part of this build, and ``options.fallback`` does not allow for that.
+        ModelLoadError: they do not go together.
     """
     wanted = list(options.providers) or ([CUDA, CPU] if device == "gpu" else [CPU])
     if options.tensorrt and device == "gpu" and TENSORRT not in wanted:
         wanted.insert(0, TENSORRT)
+    if (
+        options.cuda_graphs and TENSORRT in wanted
+    ):  # which replays one captured graph, whatever the inputs' shapes
+        raise ModelLoadError(
+            "options 'tensorrt' and 'cuda_graphs' of an ONNX graph exclude each other: leave one out"
+        )
     available = ort.get_available_providers()
     missing = [name for name in wanted if name not in available]
     if missing and not options.fallback:

@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import onnxruntime as ort
@@ -108,8 +108,9 @@ class BoundRuns:
         if own is not None and own.pointer == pointer:
             return own
         shape = tuple(value.shape())
-        # The session's allocator frees the value's memory, so it has to be there until then.
-        memory = self.accelerator.adopt((value, session), pointer, math.prod(shape) * spec.dtype.itemsize)
+        # The session's allocator frees the value's memory, so it has to be there until then: a tuple drops its last
+        # element first.
+        memory = self.accelerator.adopt((session, value), pointer, math.prod(shape) * spec.dtype.itemsize)
         tensor = Tensor.from_device(spec.dtype, shape, memory)
         if any(tensor.may_share_memory(given) for given in inputs):
             return tensor.copied()  # a graph that has an input as its output passes its memory on
@@ -124,47 +125,57 @@ class CapturedRuns(BoundRuns):
     """As :class:`BoundRuns`, with CUDA graphs: all kernels of a run are launched as one.
 
     What is captured are addresses: so there are fixed ones for each shape of the inputs, which inputs are copied to
-    and outputs from. ONNX Runtime runs such a session on one thread at a time.
+    and outputs from. ONNX Runtime captures for each thread anew, and keeps that for good: all runs are one thread's.
     """
 
     def __init__(
         self, accelerator: Accelerator, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
     ) -> None:
         super().__init__(accelerator, inputs, outputs)
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "kserve-wasm-cuda-graphs")
         self._captures: dict[tuple[tuple[int, ...], ...], _Capture] = {}
+        self._captured = 0
 
     def run(self, session: Any, given: Mapping[str, Tensor], options: Any) -> dict[str, Tensor]:
         """As :meth:`BoundRuns.run`; replayed where the inputs have shapes of earlier ones."""
-        options = options or ort.RunOptions()
-        with self._lock:
-            inputs = [given[spec.name] for spec in self.inputs]
-            capture = self._capture(inputs)
-            if capture is None:
-                options.add_run_config_entry(_GRAPH_ID, "-1")
-                return super().run(session, given, options)
-            options.add_run_config_entry(_GRAPH_ID, str(capture.id))
-            with self.accelerator.completing():
-                for tensor, fixed in zip(inputs, capture.inputs, strict=True):
-                    if tensor.memory is not None and tensor.memory.accelerator is self.accelerator:
-                        self.accelerator.copy(fixed.pointer, tensor.pointer, tensor.nbytes)
-                    else:
-                        self.accelerator.upload(fixed.pointer, tensor.numpy())
-            outputs = self.bound(session, capture.inputs, capture.room, options)
-            return {name: tensor.copied() for name, tensor in outputs.items()}
+        return self._thread.submit(self._run, session, given, options or ort.RunOptions()).result()
 
-    def _capture(self, inputs: Sequence[Tensor]) -> _Capture | None:
+    def _run(self, session: Any, given: Mapping[str, Tensor], options: Any) -> dict[str, Tensor]:
+        if options.terminate:
+            raise RuntimeError("the run waited for others until it was stopped")
+        inputs = [given[spec.name] for spec in self.inputs]
+        shapes = tuple([tensor.shape for tensor in inputs])
+        capture = self._capture(shapes, inputs)
+        if capture is None:
+            options.add_run_config_entry(_GRAPH_ID, "-1")
+            return super().run(session, given, options)
+        options.add_run_config_entry(_GRAPH_ID, str(capture.id))
+        with self.accelerator.completing():
+            for tensor, fixed in zip(inputs, capture.inputs, strict=True):
+                if tensor.memory is not None and tensor.memory.accelerator is self.accelerator:
+                    self.accelerator.copy(fixed.pointer, tensor.pointer, tensor.nbytes)
+                else:
+                    self.accelerator.upload(fixed.pointer, tensor.numpy())
+        try:
+            outputs = self.bound(session, capture.inputs, capture.room, options)
+        except BaseException:
+            # ONNX Runtime also keeps what it captured of a run that failed or was stopped, and would replay that part.
+            del self._captures[shapes]
+            raise
+        return {name: tensor.copied() for name, tensor in outputs.items()}
+
+    def _capture(self, shapes: tuple[tuple[int, ...], ...], inputs: Sequence[Tensor]) -> _Capture | None:
         """The fixed memory for inputs of these shapes; None where there is to be none."""
-        key = tuple([tensor.shape for tensor in inputs])
-        found = self._captures.get(key)
-        if found is None and len(self._captures) < _CAPTURES:
+        found = self._captures.get(shapes)
+        if found is None and self._captured < _CAPTURES:
             room = self.room(inputs)
             if None not in room:
                 fixed = [
                     Tensor.from_device(tensor.dtype, tensor.shape, self.accelerator.allocate(tensor.nbytes))
                     for tensor in inputs
                 ]
-                found = self._captures[key] = _Capture(len(self._captures) + 1, fixed, room)
+                self._captured += 1
+                found = self._captures[shapes] = _Capture(self._captured, fixed, room)
         return found
 
 

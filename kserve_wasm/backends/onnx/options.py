@@ -119,8 +119,9 @@ class OnnxOptions:
         device_id: which of the host's GPUs runs the graph.
         tensorrt: on a GPU, let TensorRT compile the parts of the graph that it knows; CUDA runs the rest.
         cuda_graphs: on a GPU, launch all kernels of a run as one. Pays where kernels are short and many. For graphs
-            without control flow, all of whose operators run on the GPU; one run at a time, captured for each of the
-            first 16 shapes of inputs: ``preferred_batch_size`` and ``padding`` keep these few.
+            without control flow, all of whose operators run on the GPU, and without TensorRT; one run at a time,
+            captured for each of the first 16 shapes of inputs: ``preferred_batch_size`` and ``padding`` keep these few.
+            While one is captured, CUDA refuses new memory to all other runs of the process, and these fail.
         provider_options: options of execution providers by ONNX Runtime's names, those of :data:`PROVIDER`:
             ``{CUDAExecutionProvider: {gpu_mem_limit: 4294967296}}``. What TensorRT caches lies in the cache directory.
     """

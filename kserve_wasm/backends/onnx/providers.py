@@ -35,9 +35,8 @@ def provider_options(
         captured = {"enable_cuda_graph": "1"} if options.cuda_graphs else {}
         return {**given, **captured, "device_id": str(options.device_id)}
     if provider == TENSORRT:
-        captured = {"trt_cuda_graph_enable": "1"} if options.cuda_graphs else {}
         folder = _folder(model, weights) if any(given.get(name, "0") not in _OFF for name in _CACHES) else {}
-        return {**given, **captured, **folder, "device_id": str(options.device_id)}
+        return {**given, **folder, "device_id": str(options.device_id)}
     return dict(given)
 
 
