@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -249,18 +249,15 @@ class Accelerator:
     def pinned(self, nbytes: int) -> npt.NDArray[np.uint8]:
         """Page-locked host memory with any contents, which the device reads and writes fastest.
 
-        Beyond a bound it is ordinary memory.
+        Beyond a bound, and where the host lets no more pages be locked, it is ordinary memory.
         """
-        if not nbytes or self._pinned.held_bytes + nbytes > _MAX_PINNED:
-            return np.empty(nbytes, np.uint8)
-        block = self._pinned.take(nbytes)
-        return host_view(block, block.pointer, nbytes)
+        if nbytes and self._pinned.held_bytes + nbytes <= _MAX_PINNED:
+            with suppress(BackendError):
+                block = self._pinned.take(nbytes)
+                return host_view(block, block.pointer, nbytes)
+        return np.empty(nbytes, np.uint8)
 
     # --- Copies
-
-    def synchronize(self) -> None:
-        """Returns when all that the calling thread's stream was to do or to wait for is done."""
-        self.runtime.synchronize()
 
     @contextmanager
     def completing(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
@@ -29,6 +30,7 @@ BytesLike: TypeAlias = bytes | bytearray | memoryview
 _LENGTH = struct.Struct("<I")
 _MAX_RANK = 64  # NumPy 2's own limit
 _MAX_SIZE = (1 << 63) - 1  # an int64: the largest dimension that V2 and ONNX can say
+_keeping = threading.Lock()
 
 
 @final
@@ -250,11 +252,13 @@ class Tensor:
         there = list(tensors)
         for i, memory in moved:
             tensor = tensors[i]
-            if tensor.memory is None and not tensor.numpy().flags.writeable:
-                tensor._offset = 0  # before there is memory that it is an offset into
-                tensor.memory = memory
-            else:
-                there[i] = Tensor.from_device(tensor.dtype, tensor.shape, memory)
+            there[i] = Tensor.from_device(tensor.dtype, tensor.shape, memory)
+            if not tensor.numpy().flags.writeable:
+                with _keeping:  # once: another thread may be using what it keeps
+                    if tensor.memory is None:
+                        tensor._offset = 0  # before there is memory that it is an offset into
+                        tensor.memory = memory
+                        there[i] = tensor
         return there
 
     def may_share_memory(self, other: Tensor) -> bool:

@@ -5,8 +5,10 @@ import math
 import pickle
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,6 +139,26 @@ def test_what_cannot_change_moves_once_and_what_can_moves_each_time(device: Acce
     assert (bytes(first.buffer()), bytes(second.buffer())) == (bytes(8), b"\1" * 8)
 
 
+def test_what_a_thread_uses_of_a_tensor_that_another_one_moves_as_well_stays(
+    device: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = Tensor.from_buffer(FP32, [2], bytes(8))
+    used: list[int] = []
+    upload = device.upload
+
+    def while_another_moves(target: int, array: npt.NDArray[Any]) -> None:
+        monkeypatch.setattr(device, "upload", upload)
+        (there,) = Tensor.move([fixed], device)
+        used.append(there.pointer)
+        upload(target, array)
+
+    monkeypatch.setattr(device, "upload", while_another_moves)
+    (mine,) = Tensor.move([fixed], device)
+    assert [fixed.pointer] == used
+    assert mine.pointer != fixed.pointer
+    assert device.held_bytes == 2 * 256
+
+
 def test_a_tensor_of_another_device_comes_by_way_of_the_host(device: Accelerator) -> None:
     other = Accelerator(HostRuntime())
     x = np.arange(3.0)
@@ -196,6 +218,21 @@ def test_what_is_kept_makes_room_when_it_is_needed() -> None:
         Tensor.move([Tensor.from_numpy(np.zeros(9000, np.uint8))], device)
     assert there.buffer() == bytes(9000)
     assert device.held_bytes == 9216
+
+
+def test_where_no_page_can_be_locked_ordinary_memory_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = HostRuntime()
+    device = Accelerator(runtime)
+
+    def refuse(_: int) -> int:
+        raise BackendError("out of memory")
+
+    monkeypatch.setattr(device._pinned, "_allocate", refuse)
+    array = device.pinned(100)
+    array[:] = 1
+    assert array.sum() == 100
+    (there,) = Tensor.move([Tensor.from_numpy(np.arange(3.0))], device)
+    assert there.numpy().tolist() == [0, 1, 2]
 
 
 def test_page_locked_memory_has_a_bound(device: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,7 +190,7 @@ def test_device_memory_of_others_is_taken_where_it_is(
     alive = weakref.ref(array)
     lender = Gives(capsule_over(array, (2, 0), versioned=versioned), (2, 0))
     tensor = Tensor.from_dlpack(lender)
-    assert lender.streams == [1]
+    assert (lender.streams, runtime.settled) == ([1], 1)
     assert (tensor.device, tensor.pointer) == (device.name, array.ctypes.data)
     assert device.held_bytes == 24
     np.testing.assert_array_equal(tensor.numpy(), array)
