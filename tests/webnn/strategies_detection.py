@@ -60,8 +60,11 @@ def resample_to(draw: Draw) -> Use:
 @st.composite
 def slice_from(draw: Draw) -> Use:
     whole = draw(shapes(least=1))
-    starts = [draw(st.integers(0, dim - 1)) for dim in whole]
-    lengths = tuple(draw(st.integers(1, dim - start)) for dim, start in zip(whole, starts, strict=True))
+    starts = [draw(st.just(0) | st.integers(0, dim - 1)) for dim in whole]
+    lengths = tuple(
+        draw(st.just(dim - start) | st.integers(1, dim - start))
+        for dim, start in zip(whole, starts, strict=True)
+    )
     return Use(
         "sliceFrom", (draw(bits(draw(st.sampled_from(ALL)), whole)), np.array(starts, np.int32), lengths)
     )

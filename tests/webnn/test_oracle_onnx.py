@@ -80,7 +80,7 @@ SAME: dict[str, tuple[Callable[[], Any], str, list[Array | None], dict[str, Any]
     **{
         name: (
             lambda name=name: O[name](
-                X, windowDimensions=(3, 2), padding=(1, 0, 1, 0), strides=(2, 2), roundingType="ceil"
+                X, windowDimensions=(3, 2), padding=(1, 0, 1, 0), strides=(2, 2), outputShapeRounding="ceil"
             ),
             *(op_type, [X]),
             {"kernel_shape": [3, 2], "pads": [1, 1, 0, 0], "strides": [2, 2], "ceil_mode": 1},

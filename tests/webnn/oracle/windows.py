@@ -41,17 +41,13 @@ def _pool2d(
     strides: Sequence[int] = (1, 1),
     dilations: Sequence[int] = (1, 1),
     layout: str = "nchw",
-    roundingType: str | None = None,
     outputShapeRounding: str = "floor",
     outputSizes: Sequence[int] | None = None,
 ) -> Array:
-    """Every window with its elements inside the input; one without any is a ValueError.
-
-    ``roundingType`` is what earlier drafts called ``outputShapeRounding``.
-    """
+    """Every window with its elements inside the input; one without any is a ValueError."""
     x = arranged(input, layout, "nchw")
     windowDimensions = windowDimensions or x.shape[2:]
-    rounding = math.floor if (roundingType or outputShapeRounding) == "floor" else math.ceil
+    rounding = math.floor if outputShapeRounding == "floor" else math.ceil
     places = []
     for n in range(2):
         size, taps, first = (
