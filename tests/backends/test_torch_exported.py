@@ -16,7 +16,7 @@ import pytest
 
 from kserve_wasm.backends import Graph, GraphSource, open_graph
 from kserve_wasm.errors import BackendError, InvalidRequest, ModelLoadError
-from kserve_wasm.tensors import Tensor
+from kserve_wasm.tensors import DTYPES, Tensor, TensorSpec
 from tests.support import require
 
 require(find_spec("torch"), "torch is not installed: pip install torch")
@@ -24,6 +24,7 @@ require(find_spec("torch"), "torch is not installed: pip install torch")
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from kserve_wasm.backends.torch import sizes  # noqa: E402
 from tests.backends import torch_models as models  # noqa: E402
 
 AUTO = torch.export.Dim.AUTO
@@ -218,6 +219,16 @@ def test_sizes_that_the_program_was_not_exported_for_are_refused(a: int, b: int,
     assert ask(graph, torch.ones(3, 5), torch.ones(6, 5))[0].tolist() == [9] * 5
 
 
+def test_a_size_that_is_a_division_by_zero_is_refused() -> None:
+    size = sizes.size("FloorDiv(Symbol('n'), Add(Symbol('n'), Integer(-3)))")
+    assert size is not None
+    inputs = [TensorSpec("x", DTYPES["FP32"], ("n",)), TensorSpec("y", DTYPES["FP32"], (None,))]
+    check = sizes.Checks(inputs, [(1, 0, size)], {})
+    check([Tensor.from_numpy(np.zeros(4, np.float32))] * 2)
+    with pytest.raises(InvalidRequest, match="dimension 0 of input 'y' has no size where 'n' is 3"):
+        check([Tensor.from_numpy(np.zeros(3, np.float32))] * 2)
+
+
 def test_dimensions_of_one_name_must_have_one_size() -> None:
     """Else an operator would take 1 for any size, and answer nonsense."""
     n = torch.export.Dim("n")
@@ -358,6 +369,7 @@ def calls(target: str, *arguments: dict[str, Any]) -> Callable[[Any], None]:
         "torch.hub.load",
         "torch.ops.load_library",
         "torch.ops.aten.from_file.default",
+        "torch.ops.aten.save.default",
         "torch.ops.aten.__class__.mro",
         "torch.ops.profiler._record_function_enter.default",
         "torch.ops._c10d_functional.broadcast.default",
@@ -437,6 +449,13 @@ def test_weights_beyond_their_record_are_refused(meta: dict[str, Any]) -> None:
 
     with pytest.raises(BackendError, match="graph 'g'"):
         opened(edited(models.exported(models.Mlp(), torch.zeros(2, 4)), **{"weights_config.json": edit}))
+
+
+def test_a_weight_without_bytes_is_refused() -> None:
+    """Its values would be what the process's memory happened to hold."""
+    data = models.exported(models.Mlp(), torch.zeros(2, 4))
+    with pytest.raises(BackendError, match=r"graph 'g': '.*' has no bytes in the archive"):
+        opened(edited(data, weight_0=b""))
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,11 @@ def relu() -> bytes:
         '_0 = torch.from_file("{file}", True, 4)',
         '_0 = "{file}".from_file(True, 4)',
         'print("#"); torch.save(x, "{file}")',
+        '_0 = getattr(torch, "from_" "file")("{file}", True, 4)',
+        '_0 = getattr(torch, "from_\\x66ile")("{file}", True, 4)',
+        '_0 = getattr(torch, # comment\n      "from_" "file")("{file}", True, 4)',
+        'getattr(getattr(self, "training"), "sa" "ve")("{file}")',
+        'getattr(x, "sa" "ve")("{file}")',
         '_0 = ops.profiler._record_function_enter("x")',
         '_0 = (ops. # comment\n      c10d.barrier(x))',
         '_0 = __torch__.torch.classes.dist_c10d.Store()',
@@ -326,6 +331,26 @@ def test_code_that_reaches_beyond_tensors_is_refused(line: str, tmp_path: Path) 
 def test_harmless_code_in_the_same_place_runs() -> None:
     graph = opened(with_code("x = torch.add(x, 1)", relu()), inputs=[spec("x", "FP32", -1)])
     assert run(graph, x=ones(2))["output"].tolist() == [2, 2]
+
+
+def test_modules_whose_names_are_no_identifiers_are_found() -> None:
+    inner = nn.Sequential(nn.Sequential(nn.ReLU(), nn.Tanh()), nn.ModuleDict({"a-b": nn.ReLU()})["a-b"])
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.ModuleDict({"a b": inner})
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for module in self.inner.values():
+                x = module(x)
+            return x
+
+    data = models.scripted(Outer())
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert any(b"getattr" in archive.read(name) for name in archive.namelist())
+    graph = opened(data, inputs=[spec("x", "FP32", -1)])
+    np.testing.assert_allclose(run(graph, x=ones(2))["output"], np.tanh([1, 1]), rtol=1e-6)
 
 
 def test_modules_of_packages_called_ops_or_classes_are_none_of_those() -> None:

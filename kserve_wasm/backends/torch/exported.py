@@ -227,8 +227,10 @@ class _Weights:
         dtype = SCALAR_TYPES[meta["dtype"]]
         shape, strides = ([int(union(d)[1]) for d in meta[key]] for key in ("sizes", "strides"))
         record = self._record(folder + entry["path_name"])
-        if record is None:
+        if record is None and 0 in shape:  # what memory happens to hold is no weight
             return torch.empty(shape, dtype=dtype, device=self._device)
+        if record is None:
+            raise BackendError(f"'{name}' has no bytes in the archive")
         # PyTorch refuses what would reach beyond the record.
         return record.view(dtype).as_strided(shape, strides, int(union(meta["storage_offset"])[1]))
 

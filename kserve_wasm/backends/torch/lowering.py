@@ -22,8 +22,8 @@ from kserve_wasm.errors import BackendError
 
 LIBRARIES = frozenset({"aten", "prims"})
 """The libraries of operators that programs may call."""
-_REFUSED = frozenset({"from_file"})
-"""Operators of them that reach beyond tensors: this one maps a file of the host."""
+_REFUSED = frozenset({"from_file", "save"})
+"""Operators of them that reach beyond tensors, to files of the host."""
 
 # fmt: off
 _ON_SIZES = (

@@ -34,7 +34,9 @@ _REFUSED_WORDS = re.compile(
     rb"\b(?:from_file|save)\b"  # operators of aten that map and write files
     rb"|(?<![.\w])ops\b(?!\.(?:aten|prim|quantized)\.)[\s.]*\w*"  # operators of other libraries; not a module's name
 )
-"""What code in an archive may not hold, wherever it stands: TorchScript has no way to make names out of data."""
+"""What code in an archive may not hold, wherever it stands: TorchScript makes no names out of data, but with these:"""
+_GETATTR = re.compile(rb'\bgetattr\((?:(?!getattr\b)[\w.()]){1,1000}, "[^"\\\n]*"\)|(\bgetattr\b)')
+"""As PyTorch writes it, or else. Its parser also takes literals in parts or with escapes, which show no word."""
 _CLASSES = re.compile(rb"(?<=\btorch\.)classes\b(?!\.quantized\.)[.\w]*|(?<!\w\.)\bclasses\b")
 """Classes that are written in C++, but those of quantised weights."""
 
@@ -98,12 +100,16 @@ def _refuse(archive: Archive) -> None:
         # In a pickle, a line break stands between a class and its module.
         found = _CLASSES.search(content if is_code else content.replace(b"\n", b"."))
         if is_code:
-            found = found or _REFUSED_WORDS.search(content)
+            found = found or _REFUSED_WORDS.search(content) or _other_getattr(content)
         if found:
             raise BackendError(
                 f"the archive says '{found[0].decode(errors='replace')}', which can reach beyond tensors; leave it "
                 "out, rename what is called so, or export the module with torch.export"
             )
+
+
+def _other_getattr(code: bytes) -> re.Match[bytes] | None:
+    return next((found for found in _GETATTR.finditer(code) if found[1]), None)
 
 
 def _inputs(

@@ -88,7 +88,13 @@ class Checks:
                     f"got {came}"
                 )
         for i, axis, want in self._derived:
-            expected, came = want(sizes), tensors[i].shape[axis]
+            try:
+                expected, came = want(sizes), tensors[i].shape[axis]
+            except ZeroDivisionError:
+                raise InvalidRequest(
+                    f"dimension {axis} of input '{self._inputs[i].name}' has no size where "
+                    + ", ".join(f"'{name}' is {size}" for name, size in sizes.items())
+                ) from None
             if expected != came:
                 raise InvalidRequest(
                     f"input '{self._inputs[i].name}' must have {expected} entries along dimension {axis}, got {came}"
