@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kserve_wasm.webnn.operand import FLOATS, Dim, Operand, Scope
 from kserve_wasm.webnn.operator import Arguments, Param, register
-from kserve_wasm.webnn.operators.limits import check_products, check_scratch
+from kserve_wasm.webnn.operators.limits import check_filled, check_products, check_scratch
 from kserve_wasm.webnn.operators.windows import (
     DILATIONS,
     INPUT_LAYOUTS,
@@ -39,11 +39,12 @@ _LAYOUTS = (
 )
 
 
-def _check(a: Arguments) -> None:
+def _check(a: Arguments, scope: Scope) -> None:
     a.check_dtype("input", FLOATS)
     a.check_same_dtype("input", "filter", "bias")
     a.check_rank("input", 4)
     a.check_rank("filter", 4)
+    check_filled(a, scope, "filter")  # over an empty one, ONNX Runtime's Conv runs for ever
     if a.groups == 0:
         a.fail("groups must be at least 1, got 0")
 
@@ -58,13 +59,6 @@ def _times(channels: Dim, groups: int, scope: Scope) -> Dim:
     if channels >= 0:
         return channels * groups
     return channels if groups == 1 else scope.open()
-
-
-def _check_windows(a: Arguments, scope: Scope, windows: tuple[Axis, Axis]) -> None:
-    """Fails unless filters are known to have elements: over none, ONNX Runtime's Conv would run for ever."""
-    for axis in windows:
-        if axis.window == 0 or axis.window in scope.bounds:
-            a.fail(f"the filter must have a {axis.name} of at least 1, which no run decides")
 
 
 def _windows(a: Arguments, filter_layouts: tuple[str, ...]) -> tuple[Axis, Axis]:
@@ -102,9 +96,8 @@ def _row_wise(a: Arguments) -> bool:
 
 
 def _conv2d_infer(a: Arguments, scope: Scope) -> Operand:
-    _check(a)
+    _check(a, scope)
     windows = _windows(a, FILTER_LAYOUTS)
-    _check_windows(a, scope, windows)
     given = INPUT_LAYOUTS[a.inputLayout]
     batch, channels = arranged(a.input.shape, given, "nc")
     outputs, inputs = arranged(a.filter.shape, FILTER_LAYOUTS[a.filterLayout], "oi")
@@ -158,9 +151,8 @@ def _output_padding(axis: Axis, padding: int, wanted: int | None) -> int:
 
 
 def _conv_transpose2d_infer(a: Arguments, scope: Scope) -> Operand:
-    _check(a)
+    _check(a, scope)
     windows = _windows(a, TRANSPOSE_FILTER_LAYOUTS)
-    _check_windows(a, scope, windows)
     given = INPUT_LAYOUTS[a.inputLayout]
     batch, channels = arranged(a.input.shape, given, "nc")
     inputs, outputs = arranged(a.filter.shape, TRANSPOSE_FILTER_LAYOUTS[a.filterLayout], "io")

@@ -34,7 +34,7 @@ def check_scratch(a: Arguments, scope: Scope, *sizes: Dim) -> None:
 
 
 def check_filled(a: Arguments, scope: Scope, name: str) -> None:
-    """Fails where the operand is empty, or the run can decide that it is: there are kernels that end the process."""
+    """Fails where the operand is empty, or a run can make it so: there are kernels that then crash or never end."""
     if any(size == 0 or size in scope.bounds for size in getattr(a, name).shape):
         a.fail(f"{name} must not be empty, nor have sizes that only the run decides")
 
