@@ -10,10 +10,10 @@ import math
 from kserve_wasm.webnn.operand import Dim, Scope
 from kserve_wasm.webnn.operator import Arguments
 
-MAX_PRODUCTS = 1 << 40
-"""Multiplications of a product of matrices or a convolution: half a minute on two cores, or a few in bad shapes."""
-MAX_VISITS = 1 << 32
-"""Elements that windows visit, one at a time: from a few seconds to a minute and a half on a core."""
+MAX_PRODUCTS = 1 << 38
+"""Multiplications of a product of matrices or a convolution: about eight seconds on two cores, or a minute in bad shapes."""
+MAX_VISITS = 1 << 30
+"""Elements that windows visit, one at a time: from one second to half a minute on a core."""
 MAX_SCRATCH = 1 << 28
 """Elements of 4 bytes that a kernel allocates beyond its results."""
 
