@@ -11,7 +11,7 @@ from kserve_wasm.webnn.operand import Dim, Scope
 from kserve_wasm.webnn.operator import Arguments
 
 MAX_PRODUCTS = 1 << 38
-"""Multiplications of a product of matrices or a convolution: some eight seconds on two cores; a minute in bad shapes."""
+"""Multiplications of a product of matrices or a convolution: eight seconds on two cores, a minute in bad shapes."""
 MAX_VISITS = 1 << 30
 """Elements that windows visit, one at a time: from one second to half a minute on a core."""
 MAX_SCRATCH = 1 << 28
