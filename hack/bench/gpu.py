@@ -94,6 +94,7 @@ def pytorch(
     if device == "gpu":
         host, answer = host.pin_memory(), answer.pin_memory()
         torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")  # TF32, as ONNX Runtime multiplies
 
     @torch.inference_mode()
     def step() -> npt.NDArray[Any]:
