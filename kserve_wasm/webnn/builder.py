@@ -13,9 +13,16 @@ from kserve_wasm.webnn.operator import OPERATORS
 from kserve_wasm.webnn.program import Call, Constant, Input, Program, Step, infer
 
 MAX_OPERANDS = 4096
-"""Operands of one graph: opening one takes about 20 µs each, in which no deadline is seen."""
+"""Operands of one graph."""
+_MAX_LISTED = 1 << 14
+"""Operands that the lists in a graph name together: each is looked at several times, in which no deadline is seen."""
 _MAX_NODES = 1 << 16
 _MAX_CONSTANTS = 256 << 20
+_REALS = frozenset(
+    name
+    for name, operator in OPERATORS.items()
+    if any(param.kind in ("f64", "f64[]") for param in operator.params)
+)
 
 
 class _Node:
@@ -41,10 +48,10 @@ class Recordings:
         self.root = _Node((), {})
         self._nodes = self._bytes = 0
 
-    def added(self, constant_bytes: int) -> None:
-        """Counts a new node; forgets everything once there are too many."""
-        self._nodes += 1
-        self._bytes += constant_bytes
+    def added(self, entries: int, data: int) -> None:
+        """Counts what is new, in operands and in bytes; forgets everything once it is too much."""
+        self._nodes += entries
+        self._bytes += data
         if self._nodes > _MAX_NODES or self._bytes > _MAX_CONSTANTS:
             self.root = _Node((), {})
             self._nodes = self._bytes = 0
@@ -65,6 +72,7 @@ class Builder:
         self._recordings = recordings or Recordings()
         self._node = self._recordings.root
         self._steps: list[Step] = []
+        self._listed = 0
         self._operands: list[Operand] = []
         self._names: set[str] = set()
         self._scope = Scope()
@@ -119,12 +127,19 @@ class Builder:
             OperatorError: the operator does not take its arguments; the message names it and its operands.
         """
         first = len(self._operands) + 1
-        self._add(Call(OPERATORS[name], arguments), (name, arguments))
+        # 0.0 equals -0.0 and NaN not even itself: their texts are what they are.
+        key = repr(arguments) if name in _REALS else arguments
+        self._add(Call(OPERATORS[name], arguments), (name, key))
         return tuple(range(first, len(self._operands) + 1))
 
     def _add(self, step: Step, key: Hashable) -> None:
         if len(self._operands) >= MAX_OPERANDS:
             raise OperatorError(f"a graph may have {MAX_OPERANDS} operands")
+        # Lists of operands come first: concat's.
+        listed = len(step.arguments[0]) if isinstance(step, Call) and type(step.arguments[0]) is tuple else 0
+        self._listed += listed
+        if self._listed > _MAX_LISTED:
+            raise OperatorError(f"the lists of operands in a graph may have {_MAX_LISTED} entries together")
         following = self._node.next.get(key)
         if following is None:
             scope = self._scope
@@ -134,7 +149,10 @@ class Builder:
                 self._check_size(step, operand)
             bounds = dict(scope.bounds) if len(scope.bounds) > known else {}
             following = self._node.next.setdefault(key, _Node(results, bounds))
-            self._recordings.added(len(step.data) if isinstance(step, Constant) else 0)
+            data = (
+                0 if isinstance(step, Call) else len(step.data if isinstance(step, Constant) else step.name)
+            )
+            self._recordings.added(1 + len(results) + listed, data)
         self._node = following
         self._steps.append(step)
         self._operands += following.results
@@ -145,8 +163,8 @@ class Builder:
         what = step.operator.name if isinstance(step, Call) else type(step).__name__.lower()
         if operand.rank > MAX_RANK:
             raise OperatorError(f"{what}: an operand may have {MAX_RANK} dimensions, got {operand}")
-        size = self._scope.largest(operand)
-        if size is not None and size > self._max_bytes:
+        size = self._scope.least(operand)
+        if size > self._max_bytes:
             raise OperatorError(
                 f"{what}: the result, {operand}, takes {size} bytes, and the operands of a graph may take "
                 f"{self._max_bytes}: raise limits.tensor_bytes"
@@ -172,6 +190,7 @@ class Builder:
                 )
             program = Program(self._steps, dict(key), self._max_bytes)
             self._node.programs[key] = program
+            self._recordings.added(len(self._steps) + len(names), sum(map(len, names)))
         return program
 
 

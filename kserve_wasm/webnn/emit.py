@@ -14,11 +14,16 @@ from onnx import helper
 
 from kserve_wasm.tensors import DType, Tensor
 from kserve_wasm.tensors.dtypes import BOOL, INT64, from_numpy_dtype
-from kserve_wasm.webnn.operand import Dim, Operand
+from kserve_wasm.webnn.operand import Dim, Operand, OperatorError
 
 OPSET = 20
 """The newest for which ONNX Runtime's CUDA provider has all the kernels that are used here."""
 _IR_VERSION = 10
+
+MAX_VALUES = 1 << 13
+"""Values inside a graph: ONNX Runtime takes seconds to open one with so many, in which no deadline is seen."""
+MAX_CONSTANTS = 256 << 20
+"""Bytes of constants that a graph may have besides its program's own, and copies of those."""
 
 INTERNAL = "#"
 """How names of values inside the graph begin; none of a guest's may."""
@@ -59,6 +64,7 @@ class Emitter:
 
     Args:
         inputs: the graph's.
+        constant_bytes: what the program's own constants take.
 
     Attributes:
         results: what the operator that is being lowered is known to give.
@@ -67,8 +73,9 @@ class Emitter:
             by where it starts (int64 [1]) and its size along each.
     """
 
-    def __init__(self, inputs: Sequence[Value] = ()) -> None:
+    def __init__(self, inputs: Sequence[Value] = (), constant_bytes: int = 0) -> None:
         self._inputs = inputs
+        self._room = 2 * constant_bytes + MAX_CONSTANTS
         self.results: tuple[Operand, ...] = ()
         self.casts: dict[str, Value] = {}
         self.windows: dict[str, tuple[Sequence[int], Callable[[Mapping[int, tuple[Value, Dim]]], Value]]] = {}
@@ -78,6 +85,8 @@ class Emitter:
 
     def _name(self) -> str:
         self._count += 1
+        if self._count > MAX_VALUES:
+            raise OperatorError(f"build: the graph is lowered to more than {MAX_VALUES} values: split it")
         return f"{INTERNAL}{self._count}"
 
     def node(
@@ -141,7 +150,7 @@ class Emitter:
         given = [Value(inner._name(), operand) for operand in (*(state.operand for state in states), entry)]
         following, entries = body(inner, given)
         made = [inner.node("Identity", value, result=value.operand) for value in (*following, *entries)]
-        self._count = inner._count
+        self._count, self._room = inner._count, inner._room
         graph = helper.make_graph(
             inner._nodes,
             "entry",
@@ -169,6 +178,11 @@ class Emitter:
         dtype = from_numpy_dtype(array.dtype)
         assert dtype is not None
         name = self._name()
+        self._room -= array.nbytes
+        if self._room < 0:
+            raise OperatorError(
+                "build: what operators add to the graph's constants is more than those, and 256 MiB"
+            )
         tensor = Tensor.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
         self._initializers.append(
             helper.make_tensor(name, dtype.onnx, array.shape, bytes(tensor.buffer()), raw=True)

@@ -113,8 +113,13 @@ class Scope:
         known = [size for size in sizes if size is not None]
         return math.prod(known) * operand.dtype.itemsize if len(known) == len(sizes) else None
 
+    def least(self, operand: Operand) -> int:
+        """As :meth:`largest`, with 1 for open dimensions that have no bound."""
+        sizes = [self.bound(dim) for dim in operand.shape]
+        return math.prod([1 if size is None else size for size in sizes]) * operand.dtype.itemsize
 
-def broadcast(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, ...] | None:
+
+def broadcast(a: tuple[Dim, ...], b: tuple[Dim, ...], scope: Scope) -> tuple[Dim, ...] | None:
     """The shape that two shapes broadcast to in both directions; None when they do not.
 
     An open dimension meets any other: whether the sizes then fit, dispatch finds.
@@ -127,7 +132,8 @@ def broadcast(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, ...] | None:
         elif x == 1 or x < 0 <= y:
             dims.append(y)
         elif y < 0:
-            dims.append(x)
+            # Where the run decides one of them, it may be 1, and the size that of the other.
+            dims.append(x if x >= 0 or (is_named(x) and is_named(y)) else scope.derived(max, x, y))
         else:
             return None
     return tuple(dims)

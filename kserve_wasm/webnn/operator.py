@@ -118,11 +118,11 @@ class Arguments:
             self.fail(f"{name} must be different numbers below {rank}, got {list(given)}")
         return tuple(given)
 
-    def broadcast(self, *names: str) -> tuple[int, ...]:
+    def broadcast(self, scope: Scope, *names: str) -> tuple[int, ...]:
         """The shape that the operands broadcast to."""
         shape: tuple[int, ...] = ()
         for name in names:
-            together = broadcast(shape, self._values[name].shape)
+            together = broadcast(shape, self._values[name].shape, scope)
             if together is None:
                 self.fail("the shapes cannot be broadcast")
             shape = together

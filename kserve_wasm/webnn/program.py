@@ -140,7 +140,7 @@ class Program:
                 operand = step.operand
                 results = (Operand(operand.dtype, tuple(sizes.get(dim, dim) for dim in operand.shape)),)
             operands += results
-            taken += sum(scope.largest(operand) or 0 for operand in results)
+            taken += sum(map(scope.least, results))
             if taken > self._max_bytes:
                 what = step.operator.name if isinstance(step, Call) else "the inputs and constants"
                 raise OperatorError(
@@ -186,10 +186,14 @@ class Program:
     # --- Lowering
 
     def model_bytes(self) -> bytes:
-        """The program as one ONNX graph, a serialized ModelProto; open dimension -1 is called ``d1``, and so on."""
+        """The program as one ONNX graph, a serialized ModelProto; open dimension -1 is called ``d1``, and so on.
+
+        Raises:
+            OperatorError: it is too large.
+        """
         from kserve_wasm.webnn.emit import Emitter, Value
 
-        emitter = Emitter([Value(i.name, i.operand) for i in self.inputs])
+        emitter = Emitter([Value(i.name, i.operand) for i in self.inputs], self.constant_bytes)
         scope = Scope(self._named)
         operands: list[Operand] = []
         values: list[Value] = []

@@ -86,10 +86,10 @@ register(
 # --- prelu
 
 
-def _prelu_infer(a: Arguments, _scope: Scope) -> Operand:
+def _prelu_infer(a: Arguments, scope: Scope) -> Operand:
     a.check_dtype("input", SIGNED)
     a.check_same_dtype("input", "slope")
-    return Operand(a.input.dtype, a.broadcast("input", "slope"))
+    return Operand(a.input.dtype, a.broadcast(scope, "input", "slope"))
 
 
 def _prelu(e: Emitter, a: Arguments) -> Value:

@@ -56,9 +56,7 @@ def _check_channels(a: Arguments, what: str, channels: Dim) -> None:
 
 def _times(channels: Dim, groups: int, scope: Scope) -> Dim:
     """Channels of all groups together."""
-    if channels >= 0:
-        return channels * groups
-    return channels if groups == 1 else scope.open()
+    return channels if groups == 1 else scope.derived(lambda known: known * groups, channels)
 
 
 def _windows(a: Arguments, filter_layouts: tuple[str, ...]) -> tuple[Axis, Axis]:
@@ -130,9 +128,19 @@ def _grown(a: Arguments, scope: Scope, axis: Axis, padding: int, wanted: int | N
     """How large one dimension becomes."""
     if wanted is None and padding >= axis.stride:
         a.fail(f"outputPadding must be below the stride, {axis.stride}, got {padding} for the {axis.name}")
+
+    def full(size: int, window: int) -> int:
+        return (size - 1) * axis.stride + (window - 1) * axis.dilation + 1 - axis.before - axis.after
+
     if axis.size < 0 or axis.window < 0:
-        return scope.open() if wanted is None else wanted
-    made = (axis.size - 1) * axis.stride + axis.reach - axis.before - axis.after
+        if wanted is None:
+            return scope.derived(
+                lambda size, window: max(full(size, window) + padding, 1), axis.size, axis.window
+            )
+        if axis.size in scope.bounds:
+            a.fail(f"outputSizes needs an input whose {axis.name} the run does not decide")
+        return wanted
+    made = full(axis.size, axis.window)
     if wanted is not None and not made <= wanted < made + axis.stride:
         a.fail(
             f"the {axis.name} in outputSizes must be from {made} to {made + axis.stride - 1}, got {wanted}"

@@ -47,10 +47,10 @@ def _same(*dtypes: frozenset[DType]) -> _Infer1:
     """Two operands of one type among ``dtypes``, broadcast."""
     allowed = frozenset().union(*dtypes)
 
-    def infer(a: Arguments, _scope: Scope) -> Operand:
+    def infer(a: Arguments, scope: Scope) -> Operand:
         a.check_dtype("a", allowed)
         a.check_same_dtype("a", "b")
-        return Operand(a.a.dtype, a.broadcast("a", "b"))
+        return Operand(a.a.dtype, a.broadcast(scope, "a", "b"))
 
     return infer
 
@@ -306,11 +306,11 @@ def held(dtype: DType, value: float) -> Any:
     return limits.max if value >= limits.max else int(value)
 
 
-def _where_infer(a: Arguments, _scope: Scope) -> Operand:
+def _where_infer(a: Arguments, scope: Scope) -> Operand:
     a.check_dtype("condition", (UINT8,))
     a.check_dtype("trueValue", ALL)
     a.check_same_dtype("trueValue", "falseValue")
-    return Operand(a.trueValue.dtype, a.broadcast("condition", "trueValue", "falseValue"))
+    return Operand(a.trueValue.dtype, a.broadcast(scope, "condition", "trueValue", "falseValue"))
 
 
 def _where(e: Emitter, a: Arguments) -> Value:

@@ -29,7 +29,7 @@ def _matmul_infer(a: Arguments, scope: Scope) -> Operand:
     a.check_rank("b", 2, MAX_RANK)
     (*stack_a, m, k), (*stack_b, rows, n) = a.a.shape, a.b.shape
     _check_inner(a, k, rows)
-    stack = broadcast(tuple(stack_a), tuple(stack_b))
+    stack = broadcast(tuple(stack_a), tuple(stack_b), scope)
     if stack is None:
         a.fail(f"the stacks of matrices, {shown(stack_a)} and {shown(stack_b)}, cannot be broadcast")
     check_products(a, scope, *stack, m, max(k, rows), n)

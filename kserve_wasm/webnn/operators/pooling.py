@@ -17,7 +17,7 @@ from kserve_wasm.tensors.dtypes import FP16, FP32, INT8, INT64, UINT8, UINT32, U
 from kserve_wasm.webnn.operand import ALL, FLOATS, Operand, Scope
 from kserve_wasm.webnn.operator import Arguments, Infer, Lower, Param, register
 from kserve_wasm.webnn.operators.elementwise import always, extreme, held
-from kserve_wasm.webnn.operators.limits import check_visits
+from kserve_wasm.webnn.operators.limits import check_scratch, check_visits
 from kserve_wasm.webnn.operators.windows import (
     DILATIONS,
     INPUT_LAYOUTS,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _MAX_POOL = frozenset({FP32, FP16, INT8, UINT8})
 """The types for which ONNX Runtime has a kernel of MaxPool."""
-_MAX_PLACES = 1 << 16
+_MAX_PLACES = 1 << 10
 """Windows that are looked at one by one."""
 
 
@@ -73,6 +73,8 @@ def _infer(allowed: frozenset[DType]) -> Infer:
         given = INPUT_LAYOUTS[a.layout]
         batch, channels = arranged(a.input.shape, given, "nc")
         check_visits(a, scope, batch, channels, *counts, *(axis.window for axis in windows))
+        if up or any(a.padding):
+            check_scratch(a, scope, batch, channels, *(_most_padded(axis, scope) for axis in windows))
         return Operand(a.input.dtype, arranged((batch, channels, *counts), "nchw", given))
 
     return infer
@@ -102,6 +104,13 @@ def _all_windows_have_elements(axis: Axis, count: int) -> bool:
 
 
 # --- Lowering
+
+
+def _most_padded(axis: Axis, scope: Scope) -> int:
+    """The most elements there can be with padding, which some lowerings put around the input."""
+    size = scope.bound(axis.size) or 1
+    reach = axis.reach if axis.window >= 0 else size
+    return size + axis.before + max(axis.after, reach) + axis.stride
 
 
 def _padded_up(axis: Axis, *, up: bool) -> Axis:

@@ -104,15 +104,10 @@ def _product(e: Emitter, value: Value, axes: Iterable[int]) -> Value:
     """Of integers, which wrap around: of ONNX Runtime's products, scattered ones do."""
     for axis in axes:
         one = Operand(value.dtype, _reduced(value.shape, (axis,), keep=True))
-        first = _cut(e, value, axis, 0, 1, one)
-        rest = _cut(e, value, axis, 1, np.iinfo(np.int64).max, value.operand)
-        places = e.cast(e.node("Sub", rest, rest, result=rest.operand), INT64)
-        value = e.node("ScatterElements", first, places, rest, axis=axis, reduction="mul", result=one)
+        ones = e.node("Expand", np.array(1, value.dtype.numpy), e.shape_vector(one.shape, value), result=one)
+        places = e.cast(e.node("Sub", value, value, result=value.operand), INT64)
+        value = e.node("ScatterElements", ones, places, value, axis=axis, reduction="mul", result=one)
     return value
-
-
-def _cut(e: Emitter, value: Value, axis: int, start: int, end: int, result: Operand) -> Value:
-    return e.node("Slice", value, np.array([start]), np.array([end]), np.array([axis]), result=result)
 
 
 for _name, _op_type, _dtypes in (

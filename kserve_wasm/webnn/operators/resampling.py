@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kserve_wasm.tensors.dtypes import FP32, FP64, INT64
-from kserve_wasm.webnn.operand import FLOATS, Dim, Operand, Scope
+from kserve_wasm.webnn.operand import FLOATS, Dim, Operand, Scope, shown
 from kserve_wasm.webnn.operator import Arguments, Param, register
 from kserve_wasm.webnn.operators.limits import check_scratch
 from kserve_wasm.webnn.operators.movement import MAX_SIZE, check_sizes
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     Vector: TypeAlias = Value | npt.NDArray[np.int64]
 
 MODES = ("nearest", "linear")
+_MAX_POSITIONS = 1 << 20
+"""Pixels along an axis of the result: the position of each is computed, in int64."""
 _MANY = 24
 """Gathering pays for this many pixels of an image to each of the result."""
 _FEW_CHANNELS = 16
@@ -86,9 +88,19 @@ def _infer(a: Arguments, scope: Scope) -> Operand:
 
 
 def resampled(a: Arguments, scope: Scope, shape: tuple[Dim, ...]) -> Operand:
-    """The result, of this shape; fails where it, or the four neighbours of each of its pixels, are too many."""
+    """The result, of this shape; fails where it, or what is held meanwhile, is too much."""
     check_sizes(a, shape)
+    first, second = sorted(check_image(a))
+    for axis in (first, second):
+        if (scope.bound(shape[axis]) or 1) > _MAX_POSITIONS:
+            a.fail(
+                f"an axis of the result may have {_MAX_POSITIONS} pixels, and the result is {shown(shape)}"
+            )
+    # The four neighbours of each pixel; before them, two along the first axis with the whole second.
     check_scratch(a, scope, 4, *shape)
+    if shape[first] != a.input.shape[first]:
+        others = (size for axis, size in enumerate(shape) if axis not in (first, second))
+        check_scratch(a, scope, 2, *others, shape[first], a.input.shape[second])
     return Operand(a.input.dtype, shape)
 
 
