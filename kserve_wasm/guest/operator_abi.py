@@ -319,10 +319,7 @@ def _build(state: InstanceState, builder: int, outputs: int, n_outputs: int, gra
             raise OperatorError(failure)
         program = found.build(_outputs(state, found, outputs, n_outputs))
     except (OperatorError, UnknownOperand) as error:
-        # The guest's mistake, unless it says otherwise: it has seen what the client sent.
-        errno = state.fail(INVALID_ARGUMENT, str(error))
-        state.cause = GuestError(state.reason)
-        return errno
+        return _refused(state, error)
     finally:
         state.tensor_bytes -= building.end(found)
     if sum(graph.built is not None for graph in state.graphs.values()) >= MAX_GRAPHS:
@@ -331,9 +328,21 @@ def _build(state: InstanceState, builder: int, outputs: int, n_outputs: int, gra
     handle = state.new_handle(graph_out)
     if not handle:
         return TOO_LARGE
-    graph, scheduler = built.use(program)
-    state.graphs[handle] = OpenGraph(scheduler, built=graph, release=built.release)
+    try:
+        graph, scheduler = built.use(program)
+    except OperatorError as error:
+        return _refused(state, error)
+    held = program.constant_bytes
+    state.graphs[handle] = OpenGraph(scheduler, built=graph, release=built.release, held=held)
+    state.tensor_bytes += held
     return SUCCESS
+
+
+def _refused(state: InstanceState, error: Exception) -> int:
+    """The guest's mistake, unless it says otherwise: it has seen what the client sent."""
+    errno = state.fail(INVALID_ARGUMENT, str(error))
+    state.cause = GuestError(state.reason)
+    return errno
 
 
 def _keep_graph(state: InstanceState, graph: int, name: int, length: int) -> int:

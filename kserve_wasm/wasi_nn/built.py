@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from kserve_wasm.batching.base import GraphScheduler
-from kserve_wasm.errors import InvalidRequest, QueueFull
+from kserve_wasm.errors import InvalidRequest, ModelNotReady, QueueFull
 from kserve_wasm.tensors import Tensor
 from kserve_wasm.webnn import OperatorError, Program, Recordings
 
@@ -39,7 +39,7 @@ class BuiltGraph:
         self._lock = threading.Lock()
 
     def open(self) -> GraphScheduler:
-        """What runs it; opens the graph at the first call. Raises WasmServingError."""
+        """What runs it; opens the graph at the first call. Raises OperatorError, WasmServingError."""
         with self._lock:
             if self.scheduler is None:
                 self.scheduler = self._open(self.program)
@@ -57,7 +57,7 @@ class BuiltGraphs:
     """The graphs that the guests of one model have built. Thread-safe.
 
     Args:
-        open_program: opens one. Raises WasmServingError.
+        open_program: opens one. Raises OperatorError where it is too large, and WasmServingError.
 
     Attributes:
         recordings: what they have built, step by step.
@@ -70,15 +70,20 @@ class BuiltGraphs:
         self._used: set[BuiltGraph] = set()
         self._named: dict[str, BuiltGraph] = {}
         self._lock = threading.Lock()
+        self._closed = False
 
     def use(self, program: Program) -> tuple[BuiltGraph, GraphScheduler]:
         """The graph, open, and what runs it; to be given back with :meth:`release`.
 
         Raises:
+            ModelNotReady: the model is closed.
             QueueFull: there are too many graphs open.
+            OperatorError: the graph is too large.
             WasmServingError: the graph cannot be opened.
         """
         with self._lock:
+            if self._closed:
+                raise ModelNotReady("the model is closed")
             graph = self._graphs.get(program)
             if graph is None:
                 if len(self._used) >= MAX_OPEN:
@@ -120,7 +125,7 @@ class BuiltGraphs:
         """Keeps a graph that is in use open under a name, unless there is one; False where there are too many."""
         with self._lock:
             if name not in self._named:
-                if len(self._named) >= MAX_NAMED:
+                if self._closed or len(self._named) >= MAX_NAMED:
                     return False
                 self._named[name] = graph
                 graph.users += 1
@@ -138,6 +143,7 @@ class BuiltGraphs:
     def close(self) -> None:
         """Closes the graphs that nobody uses; the others are closed when they are released."""
         with self._lock:
+            self._closed = True
             named = list(self._named.values())
             self._named.clear()
         for graph in named:

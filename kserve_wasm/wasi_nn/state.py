@@ -96,9 +96,10 @@ class OpenGraph:
         scheduler: what runs it.
         loaded: bytes the guest itself gave for it, 0 for a graph of the registry. A loaded graph dies with its handle.
         built: the graph's operators, if it was built of such.
+        held: bytes of constants in it that count as the instance's tensors do.
     """
 
-    __slots__ = ("_release", "built", "inputs", "loaded", "outputs", "scheduler")
+    __slots__ = ("_release", "built", "held", "inputs", "loaded", "outputs", "scheduler")
 
     def __init__(
         self,
@@ -106,10 +107,12 @@ class OpenGraph:
         loaded: int = 0,
         built: BuiltGraph | None = None,
         release: Callable[[BuiltGraph], None] | None = None,
+        held: int = 0,
     ) -> None:
         self.scheduler = scheduler
         self.loaded = loaded
         self.built = built
+        self.held = held
         self._release = release
         self.inputs = scheduler.graph.inputs
         self.outputs = scheduler.graph.outputs
@@ -438,6 +441,7 @@ class NNState:
         graph = self.graphs.pop(handle)
         for of_graph in [h for h, c in self.contexts.items() if c.graph is graph]:
             self.close_context(of_graph)
+        self.tensor_bytes -= graph.held
         graph.close()
 
     # --- From request to request

@@ -363,6 +363,26 @@ def test_constants_in_the_making_count_against_the_limit_and_are_freed(opened: A
     opened(body(dropped), limits=Limits(tensor_bytes=1 << 20)).infer(request(x=X))
 
 
+def test_constants_of_open_graphs_count_against_the_limit_until_they_are_unloaded(opened: Any) -> None:
+    several = """
+  static uint8_t data[1 << 16];
+  for (int i = 0; i < 40; i++) {
+    data[0] = (uint8_t)i;
+    ml_builder c = ml_create_builder();
+    ml_operand z = ml_input(c, KW_STR("z"), KW_UINT8, 0, 0);
+    ml_operand k = ml_constant(c, KW_UINT8, (const int64_t[]){1 << 16}, 1, data, sizeof data);
+    KW_TRY(ml_build_one(c, KW_STR("y"), ml_reduce_max(ml_max(z, k), 0, 0, 0), &graph));
+    UNLOAD
+  }
+  return KW_SUCCESS;"""
+    limits = Limits(tensor_bytes=1 << 20)
+    assert "limits.tensor_bytes" in failing(opened, several.replace("UNLOAD", ""), limits=limits)
+    module = '__attribute__((import_module("wasi_ephemeral_nn"), import_name("unload")))'
+    unload = f"{module} extern kw_errno unload(kw_graph);"
+    dropped = body(several.replace("UNLOAD", "KW_TRY(unload(graph));"), unload)
+    opened(dropped, limits=limits).infer(request(x=X))
+
+
 def test_a_deadline_ends_a_guest_that_builds_without_end(opened: Any) -> None:
     endless = """
   for (;;) {
