@@ -80,7 +80,7 @@ def recurrence_of_as_many_steps_as_the_run_decides(b: Builder) -> int:
         (transposed_convolution_of_a_size_that_the_run_decides, "convTranspose2d: the result"),
         (broadcast_of_sizes_that_the_run_decides, "add: the result"),
         (convolution_of_sizes_that_the_run_decides, "conv2d: .* multiplications"),
-        (recurrence_of_as_many_steps_as_the_run_decides, "gru: steps must be"),
+        (recurrence_of_as_many_steps_as_the_run_decides, "gru: input must not"),
     ],
 )
 def test_what_takes_too_much_is_refused_when_it_is_added(use: Callable[[Builder], int], reason: str) -> None:

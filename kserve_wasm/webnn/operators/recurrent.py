@@ -212,7 +212,7 @@ def _network_infer(kind: _Kind) -> Infer:
         a.check_rank("input", 3)
         check_filled(a, scope, "input")
         steps, batch, inputs = a.input.shape
-        if a.steps == 0 or 0 <= steps != a.steps or steps in scope.bounds:
+        if a.steps == 0 or 0 <= steps != a.steps:
             a.fail(f"steps must be the first size of the input and at least 1, got {a.steps}")
         directions = _directions(a)
         _check(a, kind, (directions,), batch)
