@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from kserve_wasm.batching import Caller
-from kserve_wasm.errors import DeadlineExceeded, GuestError, ModelNotReady, QueueFull, WasmServingError
+from kserve_wasm.errors import (
+    BackendError,
+    DeadlineExceeded,
+    GuestError,
+    ModelNotReady,
+    QueueFull,
+    WasmServingError,
+    printable,
+)
 from kserve_wasm.guest import Timing
 from kserve_wasm.guest.pace import INLINE_BUDGET, INLINE_SECONDS, Pace, Shapes
 from kserve_wasm.guest.pending import PendingResponse
@@ -280,6 +288,16 @@ class Submission:
             )
         else:
             model.statistics.failed(total)
+            # Only what failed here while it ran: a line for everything that a client can ask for would let any client
+            # fill the log.
+            if isinstance(outcome, GuestError | BackendError):
+                logger.error(
+                    "model %s version %s: %s: %s",
+                    model.name,
+                    model.version,
+                    type(outcome).__name__,
+                    printable(str(outcome)),
+                )
 
     def _answer(self, outcome: Outcome) -> None:
         """From a pool thread to the event loop, unless that has ended."""

@@ -17,14 +17,16 @@ class Building:
 
     Attributes:
         builders: by handle.
-        failure: why the first call failed since the last graph was built.
+        failures: why the first call failed that was to add to a builder.
+        failure: why the last call failed that was to add to none that there is.
     """
 
-    __slots__ = ("_constant_bytes", "_operands", "builders", "failure")
+    __slots__ = ("_constant_bytes", "_operands", "builders", "failure", "failures")
 
     def __init__(self) -> None:
         self.builders: dict[int, Builder] = {}
-        self.failure: str | None = None
+        self.failures: dict[Builder, str] = {}
+        self.failure = ""
         self._operands: dict[int, tuple[Builder, int]] = {}
         self._constant_bytes: dict[Builder, int] = {}
 
@@ -38,7 +40,7 @@ class Building:
         found = self._operands.get(handle)
         if found is None:
             raise UnknownOperand(
-                f"{name} is what a call that failed gave"
+                f"{name} is what a call that failed gave: {self.failure}"
                 if handle == FAILED
                 else f"{name}: {handle} is not the handle of an operand"
             )
@@ -54,6 +56,7 @@ class Building:
             self._operands = {h: found for h, found in self._operands.items() if found[0] is not builder}
         else:
             self._operands.clear()
+        self.failures.pop(builder, None)
         return self._constant_bytes.pop(builder, 0)
 
     def clear(self) -> int:
@@ -62,5 +65,6 @@ class Building:
         self.builders.clear()
         self._operands.clear()
         self._constant_bytes.clear()
-        self.failure = None
+        self.failures.clear()
+        self.failure = ""
         return freed

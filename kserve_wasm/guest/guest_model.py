@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 
 MAX_KEPT = POOL_SLOTS // 4
 """Instances that are kept for further requests, in the whole process."""
-_SHARED_OPTIONS = ("device_id", "fallback", "intra_op_threads")
-"""Options of a model's first graph that those have which its guests build: where they run, and how broadly."""
+_SHARED_OPTIONS = ("device_id", "fallback")
+"""Options of a model's first graph that those have which its guests build: where they run."""
 BUILT = "webnn"
 """The name, in metrics and messages, of graphs that guests have built."""
 _kept = [0]
@@ -213,6 +213,7 @@ class GuestModel:
             data=program.model_bytes(),
             options={
                 **{key: options[key] for key in _SHARED_OPTIONS if key in options},
+                "intra_op_threads": 1,  # more would be threads of each graph's own, and there may be hundreds
                 "session": SESSION,
             },
         )

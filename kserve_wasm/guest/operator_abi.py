@@ -24,7 +24,7 @@ from kserve_wasm.wasi_nn.host_function import (
     HostFunction,
     MemoryFault,
 )
-from kserve_wasm.wasi_nn.state import OpenGraph
+from kserve_wasm.wasi_nn.state import MAX_REASON, OpenGraph
 from kserve_wasm.webnn import Builder, Operand, OperatorError
 from kserve_wasm.webnn.operator import OPERATORS, Operator, Param
 
@@ -170,9 +170,8 @@ def _host_function(operator: Operator) -> HostFunction:
     failed = INVALID_ARGUMENT if multiple else FAILED
 
     def call(state: InstanceState, *args: Any) -> int:
-        building = state.building
+        operands = _Operands(state.building)
         try:
-            operands = _Operands(building)
             arguments = [read(state, operands, args) for read in readers]
             if read_options is not None:
                 arguments += read_options(state, operands, args)
@@ -188,10 +187,10 @@ def _host_function(operator: Operator) -> HostFunction:
             return SUCCESS
         except (OperatorError, UnknownOperand, MemoryFault, WasmServingError) as error:
             text = str(error) if isinstance(error, OperatorError) else f"{name}: {error}"
-            return _failed(state, text, failed)
+            return _failed(state, text, failed, operands.builder)
         except Exception:
             logger.exception("operator %s failed", name)
-            return _failed(state, f"{name}: internal error", failed)
+            return _failed(state, f"{name}: internal error", failed, operands.builder)
 
     params = letters + "i" * multiple
     return HostFunction(OWN_MODULE if operator.own else MODULE, name, params, call)
@@ -201,11 +200,12 @@ def _keep(state: InstanceState, builder: Builder, number: int) -> int:
     return state.building.keep(state.next_handle(), builder, number)
 
 
-def _failed(state: InstanceState, reason: str, result: int) -> int:
-    """Keeps the first reason for ``build`` to tell."""
-    building = state.building
-    if building.failure is None:
-        building.failure = reason
+def _failed(state: InstanceState, reason: str, result: int, builder: Builder | None = None) -> int:
+    """Keeps the first reason for the builder's ``build`` to tell."""
+    if builder is None:
+        state.building.failure = reason[:MAX_REASON]
+    else:
+        state.building.failures.setdefault(builder, reason[:MAX_REASON])
     state.fail(INVALID_ARGUMENT, reason)
     return result
 
@@ -253,11 +253,17 @@ def _constant(
 def _add(state: InstanceState, handle: int, add: Callable[[Builder], int]) -> int:
     builder = state.building.builders.get(handle)
     if builder is None:
-        return _failed(state, f"{handle} is not the handle of a graph in the making", FAILED)
+        return _failed(state, _no_builder(state, handle), FAILED)
     try:
         return _keep(state, builder, add(builder))
     except (OperatorError, MemoryFault) as error:
-        return _failed(state, str(error), FAILED)
+        return _failed(state, str(error), FAILED, builder)
+
+
+def _no_builder(state: InstanceState, handle: int) -> str:
+    if handle == FAILED and state.building.failure:
+        return f"there is no graph in the making: {state.building.failure}"
+    return f"{handle} is not the handle of a graph in the making; ml_build ends one"
 
 
 def _dtype(what: str, number: int) -> Any:
@@ -308,9 +314,9 @@ def _operand_shape(state: InstanceState, handle: int, dims: int, capacity: int) 
 def _build(state: InstanceState, builder: int, outputs: int, n_outputs: int, graph_out: int) -> int:
     building = state.building
     found = building.builders.pop(builder, None)
-    failure, building.failure = building.failure, None
     if found is None:
-        return state.fail(INVALID_ARGUMENT, f"{builder} is not the handle of a graph in the making")
+        return state.fail(INVALID_ARGUMENT, _no_builder(state, builder))
+    failure = building.failures.get(found)
     built = state.registry.built
     if built is None:
         return state.fail(UNSUPPORTED_OPERATION, "this host builds no graphs")

@@ -171,6 +171,8 @@ KW_IMPORT("run_graph") kw_errno kw_run_graph(const char *name, uint32_t length);
 KW_NN_IMPORT("load_by_name") kw_errno kw_load_by_name(const char *name, uint32_t length, kw_graph *graph_out);
 KW_NN_IMPORT("init_execution_context") kw_errno kw_init_execution_context(kw_graph graph, kw_context *context_out);
 KW_NN_IMPORT("compute") kw_errno kw_compute(kw_context context);
+/* Ends a graph and its contexts before the request does. */
+KW_NN_IMPORT("unload") kw_errno kw_unload(kw_graph graph);
 
 #ifdef __cplusplus
 }

@@ -29,6 +29,8 @@
 #ifndef KSERVE_WASM_ML_H
 #define KSERVE_WASM_ML_H
 
+#include <stdbool.h> /* for parameters that say yes or no */
+
 #include "kserve_wasm.h"
 
 #ifdef __cplusplus

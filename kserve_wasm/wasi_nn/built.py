@@ -18,7 +18,7 @@ MAX_KEPT_BYTES = 256 << 20
 MAX_NAMED = 64
 """Graphs that are kept under names, of one model."""
 MAX_OPEN = 256
-"""Graphs of one model that are open at once: each takes some hundred KiB, and threads where there is a GPU."""
+"""Graphs of one model that are open at once: each takes some hundred KiB."""
 
 
 class BuiltGraph:

@@ -207,7 +207,9 @@ class NNState:
 
     def no_graph(self, handle: int) -> int:
         """The failure of a call with a handle that is no graph's."""
-        return self.fail(INVALID_ARGUMENT, f"{handle} is not the handle of an open graph")
+        return self.fail(
+            INVALID_ARGUMENT, f"{handle} is not the handle of an open graph: load or build it first"
+        )
 
     def no_context(self, handle: int) -> int:
         """The failure of a call with a handle that is no execution context's."""

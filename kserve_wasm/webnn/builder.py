@@ -185,8 +185,8 @@ class Builder:
             taken = [name for name in names if not name or name.startswith("#") or name in self._names]
             if taken or len(set(names)) < len(names):
                 raise OperatorError(
-                    f"build: outputs need names that are not empty, those of other outputs or inputs, or begin with "
-                    f"'#'; got {', '.join(map(repr, names))}"
+                    f"build: each output needs a name of its own, which is no input's, not empty, and does not begin "
+                    f"with '#'; got {', '.join(map(repr, names))}"
                 )
             program = Program(self._steps, dict(key), self._max_bytes)
             self._node.programs[key] = program

@@ -67,7 +67,8 @@ class Emitter:
         constant_bytes: what the program's own constants take.
 
     Attributes:
-        results: what the operator that is being lowered is known to give.
+        label: the operator that is being lowered, for what ONNX Runtime says when one of its nodes fails.
+        results: what the operator is known to give.
         casts: for values that ``cast`` made, what they were made of.
         windows: for values of which a window can be had without the rest: the axes of such windows, and what gives one
             by where it starts (int64 [1]) and its size along each.
@@ -76,6 +77,7 @@ class Emitter:
     def __init__(self, inputs: Sequence[Value] = (), constant_bytes: int = 0) -> None:
         self._inputs = inputs
         self._room = 2 * constant_bytes + MAX_CONSTANTS
+        self.label = ""
         self.results: tuple[Operand, ...] = ()
         self.casts: dict[str, Value] = {}
         self.windows: dict[str, tuple[Sequence[int], Callable[[Mapping[int, tuple[Value, Dim]]], Value]]] = {}
@@ -120,7 +122,9 @@ class Emitter:
         while given and not given[-1]:  # ONNX Runtime's inference of LayerNormalization would read past it
             given.pop()
         kept = {key: value for key, value in attributes.items() if value is not None}
-        self._nodes.append(helper.make_node(op_type, given, names, **kept))
+        self._nodes.append(
+            helper.make_node(op_type, given, names, name=f"{self.label} {self._count}", **kept)
+        )
         return [
             Value(name, result) for name, result in zip(names, results, strict=True) if result is not None
         ]

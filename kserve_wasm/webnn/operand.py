@@ -69,6 +69,11 @@ def is_named(dim: Dim) -> bool:
     return _LAST_NAMED <= dim < 0
 
 
+def shown_open(shape: Iterable[Dim]) -> str:
+    """A shape for messages in which an input's open dimensions are told apart; those that follow from them are not."""
+    return f"[{', '.join(str(dim) if dim >= 0 or is_named(dim) else '?' for dim in shape)}]"
+
+
 class Scope:
     """What the inference of one graph knows of open dimensions.
 

@@ -83,7 +83,7 @@ class Arguments:
         """Fails unless the operands have the same element type; absent ones are left out."""
         kinds = {self._values[name].dtype for name in names if self._values[name] is not None}
         if len(kinds) > 1:
-            self.fail(f"{', '.join(names)} must have the same data type")
+            self.fail(f"{', '.join(names)} must have the same data type: cast to one")
 
     def check_rank(self, name: str, least: int, most: int | None = None) -> None:
         """Fails unless the operand has from ``least`` to ``most`` dimensions (as many as ``least`` without it)."""
@@ -107,7 +107,10 @@ class Arguments:
         """Fails unless the attribute is an axis of an operand with ``rank`` dimensions."""
         axis = self._values[name]
         if axis >= rank:
-            self.fail(f"{name} must be below {rank}, the number of dimensions; got {axis}")
+            given = axis - (1 << 32) if axis >> 31 else axis
+            self.fail(
+                f"{name} must be below {rank}, the number of dimensions, and counts from the first; got {given}"
+            )
 
     def axes(self, name: str, rank: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
         """The attribute as axes of an operand with ``rank`` dimensions; ``default``, or all, where it is absent."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kserve_wasm.webnn.operand import Operand, OperatorError, Scope, shown
+from kserve_wasm.webnn.operand import Operand, OperatorError, Scope, shown_open
 from kserve_wasm.webnn.operator import Arguments, Operator
 
 if TYPE_CHECKING:
@@ -120,8 +120,14 @@ class Program:
             for dim, size in zip(declared, shape, strict=False):
                 fits = fits and size == (sizes.setdefault(dim, size) if dim < 0 else dim)
             if not fits:
+                clashes = {
+                    f"; equal negative numbers are one size, and {dim} is {sizes[dim]}"
+                    for dim, size in zip(declared, shape, strict=False)
+                    if dim < 0 and size != sizes[dim]
+                }
                 raise OperatorError(
-                    f"input '{given.name}' must have shape {shown(declared)}, got {list(shape)}"
+                    f"input '{given.name}' must have shape {shown_open(declared)}, got {list(shape)}"
+                    f"{''.join(sorted(clashes))}"
                 )
         self._infer(sizes, Scope())
         if len(self._checked) >= MAX_SHAPES:
@@ -208,6 +214,7 @@ class Program:
                 array = np.frombuffer(step.data, step.operand.dtype.numpy).reshape(step.operand.shape)
                 values.append(emitter.constant(array))
             else:
+                emitter.label = f"{step.operator.name}, operand {len(operands) + 1};"
                 emitter.results = infer(step, operands, scope)
                 operands += emitter.results
                 lowered = step.operator.lower(emitter, bind(step, values))

@@ -248,8 +248,8 @@ def test_an_operator_that_does_not_fit_is_named_with_its_operands_when_the_graph
             'return ml_build_one(b, KW_STR("y"), x, &graph);',
             "is not the handle of a graph in the making",
         ),
-        ('return ml_build_one(b, KW_STR("x"), ml_sin(x), &graph);', "outputs need names"),
-        ('return ml_build_one(b, KW_STR(""), ml_sin(x), &graph);', "outputs need names"),
+        ('return ml_build_one(b, KW_STR("x"), ml_sin(x), &graph);', "each output needs a name of its own"),
+        ('return ml_build_one(b, KW_STR(""), ml_sin(x), &graph);', "each output needs a name of its own"),
         ("return ml_build(b, 0, 0, &graph);", "needs an input and an output"),
         ("return ml_build(b, 0, 1u << 30, &graph);", "may have 4096 outputs"),
         ("return ml_build(b, (const ml_output *)0xFFFFFF00u, 4000, &graph);", "build"),
@@ -295,7 +295,7 @@ def test_an_operator_that_does_not_fit_is_named_with_its_operands_when_the_graph
             "4096 operands",
         ),
         (
-            "for (int i = 0; i < 100; i++) ml_create_builder();"
+            "for (int i = 0; i < 100; i++) b = ml_create_builder();"
             'return ml_build_one(b, KW_STR("y"), x, &graph);',
             "16 graphs in the making",
         ),

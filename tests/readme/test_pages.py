@@ -25,10 +25,12 @@ PAGES = [
     "docs/guests.md",
     "docs/architecture.md",
     "docs/gpu.md",
+    "docs/operators.md",
+    "docs/pytorch.md",
     "docs/ray.md",
     "examples/README.md",
 ]
-RUNNING = ["README.md", "docs/guests.md"]
+RUNNING = ["README.md", "docs/guests.md", "docs/operators.md"]
 
 
 def page(name: str) -> list[Block]:

@@ -13,6 +13,7 @@ import pytest
 import requests
 import tritonclient.grpc as triton
 import wasmtime
+from tritonclient.utils import InferenceServerException
 
 from kserve_wasm.convert import Conversion, convert
 from kserve_wasm.tensors import DTYPES, TensorSpec
@@ -110,6 +111,17 @@ def test_a_guests_words_forge_no_line_of_the_log(start_server, tmp_path: Path) -
     assert forged in server.log
     assert not any(line.startswith(forged) for line in server.log.splitlines())
     assert "\x1b" not in server.log
+
+
+def test_the_log_tells_which_model_failed_and_why_over_either_protocol(moody: Server) -> None:
+    before = moody.log.count("model moody version 1: GuestTrap: the guest trapped")
+    assert ask(requests.Session(), moody, "moody", [2]).status_code == 500
+    x = triton.InferInput("x", [2], "FP32")
+    x.set_data_from_numpy(np.array([2, 0], np.float32))
+    with triton.InferenceServerClient(moody.grpc) as client:
+        with pytest.raises(InferenceServerException, match="INTERNAL"):
+            client.infer("moody", [x])
+    assert moody.log.count("model moody version 1: GuestTrap: the guest trapped") == before + 2
 
 
 def test_a_model_that_was_always_quick_cannot_hold_the_server_with_one_slow_request(moody: Server) -> None:

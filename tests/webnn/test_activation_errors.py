@@ -18,7 +18,12 @@ from tests.webnn.refusals import refusal
         ("prelu", [("UINT32", (2,)), ("UINT32", (2,))], (1, 2), "input must be one of"),
         ("prelu", [("FP32", (2,)), ("FP16", (2,))], (1, 2), "input, slope must have the same data type"),
         ("prelu", [("FP32", (2,)), ("FP32", (3,))], (1, 2), "the shapes cannot be broadcast"),
-        ("softmax", [("FP32", (2, 3))], (1, 2), "axis must be below 2, the number of dimensions; got 2"),
+        (
+            "softmax",
+            [("FP32", (2, 3))],
+            (1, 2),
+            "axis must be below 2, the number of dimensions, and counts from the first; got 2",
+        ),
         ("softmax", [("FP32", ())], (1, 0), "axis must be below 0"),
         ("softmax", [("INT64", (2, 3))], (1, 0), "input must be one of FP16, FP32, got INT64"),
     ],

@@ -22,7 +22,7 @@ def test_the_table_names_every_operator_and_no_other() -> None:
 
 
 def test_the_guest_of_the_page_gives_the_three_best_classes() -> None:
-    (source,) = re.findall(r"^```c\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (source,) = re.findall(r"^```c[^\n]*\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     model = GuestModel(config(source))
     model.load()
     scores = np.random.default_rng(0).standard_normal((4, 10)).astype(np.float32)

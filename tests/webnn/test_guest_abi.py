@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kserve_wasm.artifact.config import Limits
+from kserve_wasm.guest.building import FAILED
 from kserve_wasm.guest.operator_abi import MODULE, OWN_MODULE
 from kserve_wasm.guest.state import InstanceState, invoke
 from kserve_wasm.tensors import DType
@@ -59,7 +60,7 @@ class GuestBuilder:
         return invoke(function, self.state, arguments)
 
     def _operand(self, handle: int) -> int:
-        assert self.state.building.failure is None, self.state.building.failure
+        assert handle != FAILED, self.state.reason
         return handle
 
     def input(self, name: str, dtype: DType, shape: Sequence[int]) -> int:

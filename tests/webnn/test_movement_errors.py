@@ -51,7 +51,12 @@ HUGE = (1 << 32) - 1
         ("slice", [X], (1, (0, 0, 0), (2, 3, 0), None), "sizes must be above 0"),
         ("slice", [X], (1, (0, 0, 0), (2, 3, 4), (1, 0, 1)), "strides and sizes must be above 0"),
         ("slice", [BATCH], (1, (1, 0, 0), (-1, 3, 4), None), "the slice must be in input"),
-        ("slice", [BATCH], (1, (0, 0, 0), (-5, 3, 4), None), "an open dimension of sizes must be that of an"),
+        (
+            "slice",
+            [BATCH],
+            (1, (0, 0, 0), (-5, 3, 4), None),
+            "a negative size keeps an input's open dimension whole",
+        ),
         ("pad", [X], (1, (0, 0, 4), (0, 0, 0), 2, 0.0), "reflection must be less than the size"),
         ("pad", [X], (1, (0, 0, 0), (0, 0, 0), 3, 0.0), "mode must be 0 (constant), 1 (edge) or 2"),
         ("pad", [X], (1, (0, 0, HUGE), (0, 0, HUGE), 0, 0.0), "no size may be above 2147483647"),

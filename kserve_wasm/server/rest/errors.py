@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from kserve_wasm.errors import BackendError, GuestError, QueueFull, WasmServingError, printable
+from kserve_wasm.errors import QueueFull, WasmServingError
 from kserve_wasm.server.rest.answer import JSON_TYPE, Answer
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,6 @@ def error_answer(error: BaseException) -> Answer:
         status, message = error.http_status, str(error)
         if isinstance(error, QueueFull):
             headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after))).encode()))
-        # Only what failed here while it ran: a line for everything that a client can ask for (models that are not
-        # there or not loaded, deadlines of a microsecond) would let any client fill the log.
-        level = logging.ERROR if isinstance(error, (GuestError, BackendError)) else logging.DEBUG
-        logger.log(level, "%d %s", status, printable(message))
     else:
         status, message = 500, "internal server error; the server's log says more"
         logger.error("unexpected error while answering a request", exc_info=error)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kserve_wasm.tensors.dtypes import INT64
-from kserve_wasm.webnn.operand import ALL, Dim, Operand, Scope, is_named, shown
+from kserve_wasm.webnn.operand import ALL, Dim, Operand, Scope, is_named, shown, shown_open
 from kserve_wasm.webnn.operator import Arguments, register
 from kserve_wasm.webnn.operators.elementwise import held
 
@@ -263,8 +263,11 @@ def _slice_infer(a: Arguments, scope: Scope) -> Operand:
         _check_length(a, "strides", a.input.rank)
     shape = []
     for whole, start, size, stride in zip(a.input.shape, a.starts, a.sizes, _strides(a), strict=True):
-        if size < 0 and size != whole and size not in scope.named:
-            a.fail(f"an open dimension of sizes must be that of an input, got {list(a.sizes)}")
+        if size < 0 and size != whole:
+            a.fail(
+                "a negative size keeps an input's open dimension whole, and must be that dimension's own number: "
+                f"{list(a.sizes)} for {shown_open(a.input.shape)}"
+            )
         if stride == 0 or (size == 0 and whole != 0):
             a.fail(f"strides and sizes must be above 0, got {_wanted(a)}")
         outside = whole >= 0 and start + max(size, 0) > whole
