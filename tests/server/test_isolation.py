@@ -118,9 +118,9 @@ def test_the_log_tells_which_model_failed_and_why_over_either_protocol(moody: Se
     assert ask(requests.Session(), moody, "moody", [2]).status_code == 500
     x = triton.InferInput("x", [2], "FP32")
     x.set_data_from_numpy(np.array([2, 0], np.float32))
-    with triton.InferenceServerClient(moody.grpc) as client:
-        with pytest.raises(InferenceServerException, match="INTERNAL"):
-            client.infer("moody", [x])
+    client = triton.InferenceServerClient(moody.grpc)
+    with client, pytest.raises(InferenceServerException, match="INTERNAL"):
+        client.infer("moody", [x])
     assert moody.log.count("model moody version 1: GuestTrap: the guest trapped") == before + 2
 
 
