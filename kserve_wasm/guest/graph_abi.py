@@ -10,8 +10,8 @@ from kserve_wasm.batching import GraphScheduler
 from kserve_wasm.errors import InvalidRequest
 from kserve_wasm.guest.state import InstanceState
 from kserve_wasm.tensors import Tensor
+from kserve_wasm.wasi_nn.borrowed import AnyTensor
 from kserve_wasm.wasi_nn.host_function import INVALID_ARGUMENT, NOT_FOUND, SUCCESS, TOO_LARGE, HostFunction
-from kserve_wasm.wasi_nn.state import AnyTensor
 
 MODULE = "kserve_wasm"
 

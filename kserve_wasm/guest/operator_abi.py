@@ -16,6 +16,7 @@ from kserve_wasm.guest.building import FAILED, Building, UnknownOperand
 from kserve_wasm.guest.state import NO_REQUEST, InstanceState
 from kserve_wasm.tensors.dtypes import BY_ONNX
 from kserve_wasm.wasi_nn.built import MAX_NAMED
+from kserve_wasm.wasi_nn.contexts import OpenGraph
 from kserve_wasm.wasi_nn.host_function import (
     INVALID_ARGUMENT,
     SUCCESS,
@@ -24,7 +25,7 @@ from kserve_wasm.wasi_nn.host_function import (
     HostFunction,
     MemoryFault,
 )
-from kserve_wasm.wasi_nn.state import MAX_REASON, OpenGraph
+from kserve_wasm.wasi_nn.state import MAX_REASON
 from kserve_wasm.webnn import Builder, Operand, OperatorError
 from kserve_wasm.webnn.operator import OPERATORS, Operator, Param
 

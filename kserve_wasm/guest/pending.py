@@ -9,7 +9,7 @@ from kserve_wasm.batching import GraphScheduler
 from kserve_wasm.errors import GuestError, GuestLimitExceeded
 from kserve_wasm.request import InferenceRequest, InferenceResponse
 from kserve_wasm.tensors import Tensor
-from kserve_wasm.wasi_nn.state import apart, host_bytes
+from kserve_wasm.wasi_nn.borrowed import apart, host_bytes
 
 
 def check_complete(request: InferenceRequest, outputs: Collection[str]) -> None:

@@ -23,6 +23,7 @@ from kserve_wasm.guest.building import Building
 from kserve_wasm.guest.pending import PendingResponse, check_complete
 from kserve_wasm.request import InferenceRequest, InferenceResponse, Parameter
 from kserve_wasm.tensors import Tensor
+from kserve_wasm.wasi_nn.borrowed import AnyTensor, BorrowedTensor
 from kserve_wasm.wasi_nn.host_function import (
     BUSY,
     ERRNO_NAMES,
@@ -36,7 +37,7 @@ from kserve_wasm.wasi_nn.host_function import (
     MemoryFault,
 )
 from kserve_wasm.wasi_nn.registry import GraphRegistry
-from kserve_wasm.wasi_nn.state import AnyTensor, BorrowedTensor, NNState
+from kserve_wasm.wasi_nn.state import NNState
 
 logger = logging.getLogger(__name__)
 

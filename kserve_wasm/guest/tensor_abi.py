@@ -14,8 +14,8 @@ from kserve_wasm.guest.state import InstanceState
 from kserve_wasm.request import Parameter
 from kserve_wasm.tensors import Tensor
 from kserve_wasm.tensors.dtypes import BY_ONNX, DType
+from kserve_wasm.wasi_nn.borrowed import BorrowedTensor
 from kserve_wasm.wasi_nn.host_function import INVALID_ARGUMENT, NOT_FOUND, SUCCESS, TOO_LARGE, HostFunction
-from kserve_wasm.wasi_nn.state import BorrowedTensor
 from kserve_wasm.wasi_nn.tensor_types import MAX_DIMS, fits_an_array
 
 MAX_MESSAGE = 4096

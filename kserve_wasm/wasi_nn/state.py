@@ -6,17 +6,15 @@ none of another, and a stale one is none at all. Everything ends with the instan
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
 from kserve_wasm.artifact.config import Limits
 from kserve_wasm.batching.base import Caller, GraphScheduler
 from kserve_wasm.errors import DeadlineExceeded, GuestError, InvalidRequest, WasmServingError
-from kserve_wasm.tensors import DType, Tensor
-from kserve_wasm.tensors.tensor import BytesLike
-from kserve_wasm.wasi_nn.built import BuiltGraph
+from kserve_wasm.tensors import Tensor
+from kserve_wasm.wasi_nn.borrowed import AnyTensor, apart, host_bytes, text_bytes
+from kserve_wasm.wasi_nn.contexts import ExecutionContext, OpenGraph
 from kserve_wasm.wasi_nn.host_function import (
     INVALID_ARGUMENT,
     NOT_FOUND,
@@ -38,113 +36,6 @@ MAX_REASON = 4096
 """Characters that are kept of why a host function failed: names in it may be the guest's or its graphs' own."""
 
 _LAST_HANDLE = 0xFFFFFFFE  # the next is ML_FAILED
-_ELEMENT_BYTES = 48
-"""What a ``BYTES`` element takes in CPython beside its text: the object's header and the pointer to it."""
-
-
-class BorrowedTensor:
-    """A tensor whose bytes stay in the guest's memory; looked up anew at every use.
-
-    Attributes:
-        dtype: the element type, of fixed size.
-        shape: the dimensions.
-        address: first byte in the guest's memory, a multiple of the element's size.
-        nbytes: the length in bytes.
-    """
-
-    __slots__ = ("address", "dtype", "nbytes", "shape")
-
-    def __init__(self, dtype: DType, shape: tuple[int, ...], address: int, nbytes: int) -> None:
-        self.dtype = dtype
-        self.shape = shape
-        self.address = address
-        self.nbytes = nbytes
-
-    def over(self, memory: GuestMemory) -> Tensor:
-        """The tensor as a view of ``memory``, for use until the host function returns. Raises GuestError."""
-        return self._of(memory.view(self.address, self.nbytes))
-
-    def copied(self, memory: GuestMemory) -> Tensor:
-        """The tensor as it is now, in host memory. Raises GuestError."""
-        return self._of(bytes(memory.view(self.address, self.nbytes)))
-
-    def _of(self, data: BytesLike) -> Tensor:
-        try:
-            return Tensor.from_buffer(self.dtype, self.shape, data)
-        except InvalidRequest as error:  # BOOL that is neither 0 nor 1; the guest's doing, not the client's
-            raise GuestError(f"a tensor that the guest lent: {error}") from None
-
-
-AnyTensor: TypeAlias = Tensor | BorrowedTensor
-
-
-def host_bytes(tensor: Tensor) -> int:
-    """The memory that ``tensor`` takes on the host or a device."""
-    itemsize = tensor.dtype.itemsize
-    return math.prod(tensor.shape) * itemsize if itemsize else text_bytes(tensor.nbytes, tensor.size)
-
-
-def text_bytes(encoded: int, elements: int) -> int:
-    """The host memory of a ``BYTES`` tensor: it is kept both encoded and as an object for each element."""
-    return 2 * encoded + _ELEMENT_BYTES * elements
-
-
-class OpenGraph:
-    """A graph as one instance opened it.
-
-    Attributes:
-        scheduler: what runs it.
-        loaded: bytes the guest itself gave for it, 0 for a graph of the registry. A loaded graph dies with its handle.
-        built: the graph's operators, if it was built of such.
-        held: bytes of constants in it that count as the instance's tensors do.
-    """
-
-    __slots__ = ("_release", "built", "held", "inputs", "loaded", "outputs", "scheduler")
-
-    def __init__(
-        self,
-        scheduler: GraphScheduler,
-        loaded: int = 0,
-        built: BuiltGraph | None = None,
-        release: Callable[[BuiltGraph], None] | None = None,
-        held: int = 0,
-    ) -> None:
-        self.scheduler = scheduler
-        self.loaded = loaded
-        self.built = built
-        self.held = held
-        self._release = release
-        self.inputs = scheduler.graph.inputs
-        self.outputs = scheduler.graph.outputs
-
-    def close(self) -> None:
-        """Closes the graph if it is this instance's own; gives it back if it was built."""
-        if self.loaded:
-            self.scheduler.close()
-        elif self.built is not None and self._release is not None:
-            self._release(self.built)
-
-
-class ExecutionContext:
-    """The inputs that a guest has set for a graph, and the outputs of its last computation.
-
-    Attributes:
-        graph: the graph.
-        inputs: the tensors set so far, by name.
-        copies: for inputs that ``set_input`` copied into memory of this context, that memory: set again with the same
-            type and shape, it is filled anew.
-        outputs: what the last ``compute`` gave; None before it and after a failed one.
-        standing: the inputs that were set before the first request and are there at every request.
-    """
-
-    __slots__ = ("copies", "graph", "inputs", "outputs", "standing")
-
-    def __init__(self, graph: OpenGraph) -> None:
-        self.graph = graph
-        self.inputs: dict[str, AnyTensor] = {}
-        self.copies: dict[str, memoryview] = {}
-        self.outputs: Mapping[str, Tensor] | None = None
-        self.standing: dict[str, AnyTensor] = {}
 
 
 class NNState:
@@ -490,11 +381,3 @@ class NNState:
         self._holders.clear()
         self.tensor_bytes = 0
         self.cause = None
-
-
-def apart(output: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-    """``output``, copied if a graph passed (a part of) an input through: inputs are written to again, or go away."""
-    for tensor in inputs.values():
-        if output.may_share_memory(tensor):
-            return output.copied()
-    return output

@@ -16,8 +16,9 @@ from kserve_wasm.errors import InvalidRequest
 from kserve_wasm.tensors import Tensor, TensorSpec
 from kserve_wasm.tensors.dtypes import BOOL, UINT8
 from kserve_wasm.wasi_nn import tensor_types
+from kserve_wasm.wasi_nn.contexts import ExecutionContext
 from kserve_wasm.wasi_nn.host_function import INVALID_ARGUMENT, SUCCESS, TOO_LARGE
-from kserve_wasm.wasi_nn.state import ExecutionContext, NNState
+from kserve_wasm.wasi_nn.state import NNState
 
 _DIMS = tuple(struct.Struct(f"<{n}I") for n in range(tensor_types.MAX_DIMS + 1))
 

@@ -10,6 +10,7 @@ import json
 import struct
 
 from kserve_wasm.wasi_nn import encodings, transfer
+from kserve_wasm.wasi_nn.contexts import ExecutionContext, OpenGraph
 from kserve_wasm.wasi_nn.host_function import (
     INVALID_ARGUMENT,
     INVALID_ENCODING,
@@ -18,7 +19,7 @@ from kserve_wasm.wasi_nn.host_function import (
     UNSUPPORTED_OPERATION,
     HostFunction,
 )
-from kserve_wasm.wasi_nn.state import ExecutionContext, NNState, OpenGraph
+from kserve_wasm.wasi_nn.state import NNState
 
 MODULE = "wasi_ephemeral_nn"
 
