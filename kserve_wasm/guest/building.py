@@ -12,13 +12,17 @@ class UnknownOperand(Exception):
     """The guest named an operand that there is not."""
 
 
+class FailedOperand(UnknownOperand):
+    """The guest passed on what a call that failed gave: no reason of its own."""
+
+
 class Building:
     """Builders and their operands by handle.
 
     Attributes:
         builders: by handle.
         failures: why the first call failed that was to add to a builder.
-        failure: why the last call failed that was to add to none that there is.
+        failure: why the last call failed that named no builder that there is.
     """
 
     __slots__ = ("_constant_bytes", "_operands", "builders", "failure", "failures")
@@ -38,13 +42,11 @@ class Building:
     def find(self, handle: int, name: str) -> tuple[Builder, int]:
         """The operand's builder, and its number there. Raises UnknownOperand; ``name`` is for its message."""
         found = self._operands.get(handle)
-        if found is None:
-            raise UnknownOperand(
-                f"{name} is what a call that failed gave: {self.failure}"
-                if handle == FAILED
-                else f"{name}: {handle} is not the handle of an operand"
-            )
-        return found
+        if found is not None:
+            return found
+        if handle == FAILED:
+            raise FailedOperand(f"{name} is what a call that failed gave")
+        raise UnknownOperand(f"{name}: {handle} is not the handle of an operand")
 
     def add_constant(self, builder: Builder, nbytes: int) -> None:
         """Counts a constant's bytes."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kserve_wasm.errors import GuestError, WasmServingError
-from kserve_wasm.guest.building import FAILED, Building, UnknownOperand
+from kserve_wasm.guest.building import FAILED, Building, FailedOperand, UnknownOperand
 from kserve_wasm.guest.state import NO_REQUEST, InstanceState
 from kserve_wasm.tensors.dtypes import BY_ONNX
 from kserve_wasm.wasi_nn.built import MAX_NAMED
@@ -186,6 +186,10 @@ def _host_function(operator: Operator) -> HostFunction:
             handles = [_keep(state, builder, number) for number in results]
             struct.pack_into(f"<{len(handles)}I", view, 0, *handles)
             return SUCCESS
+        except FailedOperand as error:
+            if operands.builder is None:
+                return failed  # whose reason is kept already
+            return _failed(state, f"{name}: {error}: {state.building.failure}", failed, operands.builder)
         except (OperatorError, UnknownOperand, MemoryFault, WasmServingError) as error:
             text = str(error) if isinstance(error, OperatorError) else f"{name}: {error}"
             return _failed(state, text, failed, operands.builder)
@@ -325,6 +329,8 @@ def _build(state: InstanceState, builder: int, outputs: int, n_outputs: int, gra
         if failure is not None:
             raise OperatorError(failure)
         program = found.build(_outputs(state, found, outputs, n_outputs))
+    except FailedOperand as error:
+        return _refused(state, OperatorError(f"{error}: {building.failure}"))
     except (OperatorError, UnknownOperand) as error:
         return _refused(state, error)
     finally:

@@ -22,7 +22,7 @@ MAX_OPEN = 256
 
 
 class BuiltGraph:
-    """A graph that somebody uses, until :meth:`release`.
+    """A graph that is used until :meth:`BuiltGraphs.release`.
 
     Attributes:
         program: what it computes.

@@ -104,8 +104,8 @@ class Builder:
             OperatorError: ``data`` has not the length that type and shape ask for, or there can be no such operand.
         """
         operand = _checked("constant", dtype, shape, ALL | {BOOL})
-        size = Scope().largest(operand)
-        if size is None or len(data) != size:
+        size = self._scope.least(operand) if operand.is_static else None
+        if len(data) != size:
             raise OperatorError(f"constant: {operand} needs {size or 'known'} bytes, got {len(data)}")
         if dtype is BOOL and data.strip(b"\0\1"):
             raise OperatorError("constant: BOOL data must hold only the bytes 0 and 1, got others")

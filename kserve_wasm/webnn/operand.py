@@ -112,14 +112,8 @@ class Scope:
             return self.open()
         return size(*sizes) if min(dims) >= 0 else self.open(size(*sizes))
 
-    def largest(self, operand: Operand) -> int | None:
-        """Bytes that the operand can take; None where an open dimension has no bound."""
-        sizes = [self.bound(dim) for dim in operand.shape]
-        known = [size for size in sizes if size is not None]
-        return math.prod(known) * operand.dtype.itemsize if len(known) == len(sizes) else None
-
     def least(self, operand: Operand) -> int:
-        """As :meth:`largest`, with 1 for open dimensions that have no bound."""
+        """Bytes that the operand can take, with 1 for open dimensions that have no bound."""
         sizes = [self.bound(dim) for dim in operand.shape]
         return math.prod([1 if size is None else size for size in sizes]) * operand.dtype.itemsize
 

@@ -97,7 +97,8 @@ class Program:
         self.inputs = tuple(step for step in steps if isinstance(step, Input))
         self.constant_bytes = sum(len(step.data) for step in steps if isinstance(step, Constant))
         self._named = frozenset(dim for i in self.inputs for dim in i.operand.shape if dim < 0)
-        operands = self._infer({}, Scope(self._named))
+        self._results = self._infer({}, Scope(self._named))
+        operands = [operand for results in self._results for operand in results]
         self.outputs = {name: operands[number - 1] for name, number in outputs.items()}
         self._checked: set[tuple[tuple[int, ...], ...]] = set()
 
@@ -134,8 +135,9 @@ class Program:
             self._checked.clear()
         self._checked.add(shapes)
 
-    def _infer(self, sizes: Mapping[int, int], scope: Scope) -> list[Operand]:
-        """Every operand, with ``sizes`` for open dimensions."""
+    def _infer(self, sizes: Mapping[int, int], scope: Scope) -> list[tuple[Operand, ...]]:
+        """What each step gives, with ``sizes`` for open dimensions."""
+        given: list[tuple[Operand, ...]] = []
         operands: list[Operand] = []
         taken = 0
         for step in self._steps:
@@ -145,6 +147,7 @@ class Program:
             else:
                 operand = step.operand
                 results = (Operand(operand.dtype, tuple(sizes.get(dim, dim) for dim in operand.shape)),)
+            given.append(results)
             operands += results
             taken += sum(map(scope.least, results))
             if taken > self._max_bytes:
@@ -153,7 +156,7 @@ class Program:
                     f"{what}: with {', '.join(map(str, results))}, the operands of the graph take {taken} bytes, and "
                     f"{self._max_bytes} are allowed: raise limits.tensor_bytes"
                 )
-        return operands
+        return given
 
     # --- Requests together
 
@@ -168,15 +171,11 @@ class Program:
             return False
         if any(batch in i.operand.shape[1:] for i in self.inputs):
             return False
-        scope = Scope(self._named)
-        operands: list[Operand] = []
         seen: list[_Batched] = []
-        for step in self._steps:
+        for step, results in zip(self._steps, self._results, strict=True):
             if not isinstance(step, Call):
-                operands.append(step.operand)
                 seen.append(_Batched(step.operand, isinstance(step, Input)))
                 continue
-            results = infer(step, operands, scope)
             # An operator may also have the batch's size from its name alone.
             of_batch = any(seen[number - 1].batched for number in _operands(step)) or any(
                 batch in r.shape for r in results
@@ -185,7 +184,6 @@ class Program:
                 keeps = all(r.rank and r.shape[0] == batch and batch not in r.shape[1:] for r in results)
                 if not keeps or not step.operator.row_wise(bind(step, seen)):
                     return False
-            operands += results
             seen += [_Batched(operand, of_batch) for operand in results]
         return all(seen[number - 1].batched for number in self._output_numbers.values())
 
@@ -197,32 +195,27 @@ class Program:
         Raises:
             OperatorError: it is too large.
         """
+        import numpy as np
+
         from kserve_wasm.webnn.emit import Emitter, Value
 
         emitter = Emitter([Value(i.name, i.operand) for i in self.inputs], self.constant_bytes)
-        scope = Scope(self._named)
-        operands: list[Operand] = []
         values: list[Value] = []
-        for step in self._steps:
+        for step, results in zip(self._steps, self._results, strict=True):
             if isinstance(step, Input):
-                operands.append(step.operand)
                 values.append(Value(step.name, step.operand))
             elif isinstance(step, Constant):
-                import numpy as np
-
-                operands.append(step.operand)
                 array = np.frombuffer(step.data, step.operand.dtype.numpy).reshape(step.operand.shape)
                 values.append(emitter.constant(array))
             else:
-                emitter.label = f"{step.operator.name}, operand {len(operands) + 1};"
-                emitter.results = infer(step, operands, scope)
-                operands += emitter.results
+                emitter.label = f"{step.operator.name}, operand {len(values) + 1};"
+                emitter.results = results
                 lowered = step.operator.lower(emitter, bind(step, values))
                 made = (lowered,) if isinstance(lowered, Value) else tuple(lowered)
                 # The shapes that were inferred are the ones to go on with.
                 values += [
                     Value(value.name, operand, value.array)
-                    for value, operand in zip(made, emitter.results, strict=True)
+                    for value, operand in zip(made, results, strict=True)
                 ]
         symbols = {dim: f"d{-dim}" for dim in self._named}
         return emitter.model(

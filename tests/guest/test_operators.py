@@ -223,6 +223,11 @@ def test_an_operator_that_does_not_fit_is_named_with_its_operands_when_the_graph
     [
         ('return ml_build_one(b, KW_STR("y"), ml_sin(4711), &graph);', "sin: input: 4711 is not the handle"),
         ('return ml_build_one(b, KW_STR("y"), ml_sin(ML_NONE), &graph);', "0 is not the handle"),
+        (
+            "x = ml_sin(4711); for (int i = 0; i < 1000; i++) x = ml_cos(x);"
+            'return ml_build_one(b, KW_STR("y"), x, &graph);',
+            "build: output 'y' is what a call that failed gave: sin: input: 4711 is not the handle of an operand",
+        ),
         ('return ml_build_one(b, KW_STR("y"), b, &graph);', "is not the handle of an operand"),
         ('return ml_build_one(4711, KW_STR("y"), x, &graph);', "4711 is not the handle of a graph in the"),
         (
