@@ -17,6 +17,7 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from kserve_wasm.backends.base import Device
+from kserve_wasm.backends.inputs import failed, wrong_names
 from kserve_wasm.backends.onnx.bound import BoundRuns, CapturedRuns
 from kserve_wasm.backends.onnx.errors import plain
 from kserve_wasm.backends.watchdog import WATCHDOG
@@ -121,9 +122,7 @@ class OnnxGraph:
             # A bound run tells the status in words alone.
             invalid = isinstance(error, InvalidArgument) or _INVALID in str(error)
             kind = InvalidRequest if invalid else BackendError
-            got = ", ".join(f"{name} {t.dtype} {list(t.shape)}" for name, t in inputs.items())
-            takes = ", ".join(f"{s.name} {s.dtype} {s.v2_shape}" for s in self.inputs)
-            raise kind(f"graph '{self.name}' failed: {plain(error)} (it takes {takes}; got {got})") from error
+            raise kind(failed(self.name, plain(error), self.inputs, inputs)) from error
 
     def close(self) -> None:
         """Refuses further runs; the memory is freed when the last running one ends."""
@@ -137,10 +136,7 @@ class OnnxGraph:
 
     def _feeds(self, inputs: Mapping[str, Tensor]) -> _Feeds:
         if inputs.keys() != self._input_names:
-            wrong = [f"'{name}' is missing" for name in sorted(self._input_names - inputs.keys())]
-            wrong += [f"'{name}' is unknown" for name in sorted(inputs.keys() - self._input_names)]
-            known = ", ".join(f"'{spec.name}'" for spec in self.inputs) or "none"
-            raise InvalidRequest(f"graph '{self.name}': input {', '.join(wrong)}; its inputs are {known}")
+            raise wrong_names(self.name, self.inputs, inputs)
         feeds: _Feeds = {}
         for spec in self.inputs:
             tensor = inputs[spec.name]

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from kserve_wasm.backends.base import Device
+from kserve_wasm.backends.inputs import failed, wrong_names
 from kserve_wasm.backends.torch.errors import plain
 from kserve_wasm.backends.torch.exchange import TORCH_DTYPES, as_tensor, from_torch, memory, to_torch
 from kserve_wasm.backends.torch.program import Program, Stopped
-from kserve_wasm.errors import BackendError, DeadlineExceeded, InvalidRequest, ModelNotReady
+from kserve_wasm.errors import BackendError, DeadlineExceeded, ModelNotReady
 from kserve_wasm.tensors import Tensor
 from kserve_wasm.tensors.devices import Accelerator
 
@@ -64,11 +65,7 @@ class TorchGraph:
                 f"graph '{self.name}': stopped, the deadline passed during the run"
             ) from stopped
         except Exception as error:
-            got = ", ".join(f"{name} {t.dtype} {list(t.shape)}" for name, t in inputs.items())
-            takes = ", ".join(f"{s.name} {s.dtype} {s.v2_shape}" for s in self.inputs)
-            raise BackendError(
-                f"graph '{self.name}' failed: {plain(error)} (it takes {takes}; got {got})"
-            ) from error
+            raise BackendError(failed(self.name, plain(error), self.inputs, inputs)) from error
 
     def close(self) -> None:
         """Refuses further runs; the memory is freed when the last running one ends."""
@@ -96,10 +93,7 @@ class TorchGraph:
 
     def _checked(self, program: Program, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         if inputs.keys() != self._input_names:
-            wrong = [f"'{name}' is missing" for name in sorted(self._input_names - inputs.keys())]
-            wrong += [f"'{name}' is unknown" for name in sorted(inputs.keys() - self._input_names)]
-            known = ", ".join(f"'{spec.name}'" for spec in self.inputs) or "none"
-            raise InvalidRequest(f"graph '{self.name}': input {', '.join(wrong)}; its inputs are {known}")
+            raise wrong_names(self.name, self.inputs, inputs)
         tensors = []
         for spec in self.inputs:
             tensor = inputs[spec.name]
